@@ -1,0 +1,1 @@
+"""All I/O outwards; each adapter implements one port. Only `gatehouse.compose` imports them."""

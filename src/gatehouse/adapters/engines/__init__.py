@@ -1,0 +1,1 @@
+"""Models embedded beside the gateway."""

@@ -1,0 +1,1 @@
+"""Remote models: transport, credentials and one outbound codec each."""

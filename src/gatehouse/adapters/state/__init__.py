@@ -1,0 +1,1 @@
+"""What may be lost: windows, slots, cached answers."""

@@ -1,0 +1,1 @@
+"""Keys and secrets: the root, what derives from it, and signing."""

@@ -1,0 +1,1 @@
+"""The control plane: operators' verbs over ports, each one audited."""

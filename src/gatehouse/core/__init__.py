@@ -1,0 +1,1 @@
+"""The vocabulary of Gatehouse: frozen typed values, money, errors, the permission table and the ports. No I/O."""

@@ -1,0 +1,129 @@
+"""A call: what somebody asks of a model, in one shape for every dialect.
+
+Dialects decode into it and providers encode from it, so that guard and model read the same thing. Values are frozen:
+a stage that changes a call makes a new one with `msgspec.structs.replace`.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+Operation = Literal["chat", "completion", "embedding"]
+
+
+class TextPart(msgspec.Struct, frozen=True, tag="text"):
+    """Text inside a message of several parts."""
+
+    text: str
+
+
+class RefusalPart(msgspec.Struct, frozen=True, tag="refusal"):
+    """An assistant's earlier refusal, sent back as history."""
+
+    refusal: str
+
+
+class ImagePart(msgspec.Struct, frozen=True, omit_defaults=True, tag="image"):
+    """An image by `data:` URL or remote URL; `detail` is low, high, auto or None."""
+
+    url: str
+    detail: str | None = None
+
+
+class AudioPart(msgspec.Struct, frozen=True, tag="audio"):
+    """Base64 audio."""
+
+    data: str
+    format: str
+
+
+class FilePart(msgspec.Struct, frozen=True, omit_defaults=True, tag="file"):
+    """A file by content (base64 data URL) or by an id the provider knows."""
+
+    data: str | None = None
+    file_id: str | None = None
+    filename: str | None = None
+
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
+
+
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool the model called; `arguments` is the JSON text exactly as the model wrote it. kind is function or custom."""
+
+    id: str
+    name: str
+    arguments: str
+    kind: Literal["function", "custom"] = "function"
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn. `content` is None only beside tool calls."""
+
+    role: Role
+    content: str | tuple[Part, ...] | None = None
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    refusal: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function the model may call; `parameters` is a JSON Schema, opaque to us and bounded by the dialect."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """mode none, auto or required; with `name`, that one tool (mode is then required)."""
+
+    mode: Literal["none", "auto", "required"]
+    name: str | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """text, any JSON object, or JSON under a schema."""
+
+    kind: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One request for inference. None means "not said": the target's default holds.
+
+    `max_tokens` bounds the tokens of one choice; Limit replaces None by the bound it held for, and that number is sent.
+    `include_usage` is what the client asked for; usage is always asked of the target.
+    `extra` holds top-level fields the dialect does not know; Route refuses those the model does not list.
+    """
+
+    operation: Operation = "chat"
+    model: str
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    n: int = 1
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    temperature: float | None = None
+    top_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: dict[str, float] | None = None
+    reasoning_effort: str | None = None
+    user: str | None = None
+    metadata: dict[str, str] = {}
+    stream: bool = False
+    include_usage: bool = False
+    extra: dict[str, Any] = {}

@@ -1,0 +1,82 @@
+"""A reply is always a stream of events. Most often that is many `Chunk`s; a target that answers in one piece yields one `Answer`.
+
+`raw` is the event as it came, in the words of `dialect`: when no stage changed the event and the caller speaks that
+dialect, these bytes are what leaves. A stage that changes an event makes a new one without `raw`.
+A stream that ends without an exception is complete; every other end raises.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Any, Literal
+
+import msgspec
+
+from gatehouse.core.calls import ToolCall
+from gatehouse.core.usage import Usage
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class ToolDelta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A piece of a tool call: `id` and `name` come with its first piece, `arguments` in pieces."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class ChoiceDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one event adds to one choice. `logprobs` is opaque JSON."""
+
+    index: int = 0
+    text: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+    tools: tuple[ToolDelta, ...] = ()
+    finish: FinishReason | None = None
+    logprobs: Any = None
+
+
+class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One piece of an answer. A usage-only chunk has no choices. `usage` is the target's own word, already in disjoint buckets."""
+
+    choices: tuple[ChoiceDelta, ...] = ()
+    id: str = ""
+    model: str = ""
+    created: int = 0
+    usage: Usage | None = None
+    fingerprint: str | None = None
+    raw: bytes = b""
+    """The complete frame ("data: {...}\\n\\n" for SSE), or empty."""
+    dialect: str = ""
+
+
+class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One complete choice. `text` is None when the model only called tools."""
+
+    index: int = 0
+    text: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tools: tuple[ToolCall, ...] = ()
+    finish: FinishReason = "stop"
+    logprobs: Any = None
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A whole answer in one event."""
+
+    choices: tuple[Choice, ...]
+    id: str = ""
+    model: str = ""
+    created: int = 0
+    usage: Usage | None = None
+    fingerprint: str | None = None
+    raw: bytes = b""
+    """The complete body as it came, or empty."""
+    dialect: str = ""
+
+
+Event = Chunk | Answer
+Events = AsyncGenerator[Event, None]
+"""Who opens one closes it (`aclose`) on every exit; who wraps one closes what it wrapped."""

@@ -1,0 +1,78 @@
+"""Limits and the meters they are measured on.
+
+A meter counts one dimension for one subject over one window. Workers spend from leases on meters that the lease office
+grants; the invariant, for each meter with a cap, is cap >= spent + live + in doubt.
+"""
+
+import enum
+from typing import Literal
+
+import msgspec
+
+from gatehouse.core.money import Money
+
+Period = Literal["day", "month", "total"]
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """At most `usd` (units of 10^-10) in each calendar day or month (UTC), or in all."""
+
+    usd: Money
+    period: Period = "month"
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a subject may use; None is no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    budget: Budget | None = None
+
+
+class Dimension(enum.StrEnum):
+    """requests and tokens count in a sliding minute, slots are held while a call runs, money is spent for good."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    SLOTS = "slots"
+    MONEY = "money"
+
+
+class Meter(msgspec.Struct, frozen=True):
+    """`id` is stable and unique: "<subject>:<dimension>" and, for money, ":<period>:<start>" ("key:ab12cd34:money:month:2026-11")."""
+
+    id: str
+    dimension: Dimension
+    cap: int
+    """Requests, tokens, slots, or units of 10^-10 USD."""
+
+
+class Draw(msgspec.Struct, frozen=True):
+    """What a worker asks of a meter: at least `need` now; up to `want` so that the next calls need no round trip."""
+
+    meter: Meter
+    need: int
+    want: int
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """An all-or-nothing answer to several draws, in their order.
+
+    `amounts` is empty when refused; then `refused` is the index of the meter that has too little and `retry_after` the
+    seconds until it may have enough (None: not by waiting). `remaining` is what each meter has left beyond all leases.
+    `lifetime` seconds after `amounts` were granted what is unused must be given back (money: when idle).
+    """
+
+    amounts: tuple[int, ...] = ()
+    refused: int | None = None
+    retry_after: float | None = None
+    remaining: tuple[int, ...] = ()
+    lifetime: float = 1.0
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """An upper bound of what one call may use of one meter, taken before it runs and trued up when it ends."""
+
+    meter: Meter
+    amount: int

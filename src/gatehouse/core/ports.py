@@ -1,0 +1,206 @@
+"""The ports: what deciding code asks of the world. Each has at most six methods and one contract suite in `gatehouse.testing`.
+
+Time, chance and tasks are ports too, so that a seeded simulator can run the real code.
+"""
+
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from gatehouse.core.calls import Call
+from gatehouse.core.errors import GatehouseError
+from gatehouse.core.events import Answer, Event, Events
+from gatehouse.core.identity import KeyRecord
+from gatehouse.core.limits import Draw, Granted
+from gatehouse.core.plans import Deadlines, Target
+from gatehouse.core.records import Record
+
+
+class Timer(Protocol):
+    """A pending callback."""
+
+    def cancel(self) -> None:
+        """Make sure it does not fire; a no-op when it has."""
+
+
+class Task(Protocol):
+    """A running piece of work."""
+
+    def cancel(self) -> Any:
+        """Ask it to stop."""
+
+
+class Clock(Protocol):
+    """Time. `now` is for records, `monotonic` for durations: only the latter never jumps."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds since an arbitrary start."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`."""
+
+    def call_later(self, seconds: float, callback: Any, *args: Any) -> Timer:
+        """Call back once after `seconds`."""
+
+
+class Rng(Protocol):
+    """Chance: `random` for choices, `token` for secrets and ids."""
+
+    def random(self) -> float:
+        """Uniform in [0, 1)."""
+
+    def token(self, size: int) -> bytes:
+        """`size` unpredictable bytes."""
+
+
+class Spawn(Protocol):
+    """Start a task whose reference is kept until it ends and whose exception is logged."""
+
+    def __call__(self, work: Coroutine[Any, Any, Any], *, name: str) -> Task: ...
+
+
+class Body(Protocol):
+    """A request's body that has not been read yet."""
+
+    async def read(self, limit: int) -> bytes:
+        """All of it.
+
+        Raises:
+            TooLarge: as soon as more than `limit` bytes are announced or arrive.
+            Timeout: the sender was idle for too long.
+        """
+
+
+class Dialect(Protocol):
+    """A wire format inbound: bytes to core and back. Pure; one instance serves every call."""
+
+    name: str
+
+    def decode_request(self, body: bytes) -> Call:
+        """Raises InvalidRequest naming the field."""
+
+    def encode_answer(self, answer: Answer, call: Call) -> bytes:
+        """A whole body. `answer.raw` passes as it came when it is this dialect's."""
+
+    def encode_event(self, event: Event, call: Call, cost: str | None) -> bytes:
+        """The frames for one event of a stream, possibly none (usage nobody asked for); `cost` in USD goes with the usage."""
+
+    def end_of_stream(self, call: Call) -> bytes:
+        """What a finished stream ends with; a broken one never does."""
+
+    def encode_error(self, error: GatehouseError, request_id: str) -> tuple[int, bytes]:
+        """Status and body."""
+
+    def encode_stream_error(self, error: GatehouseError, request_id: str) -> bytes:
+        """The frame that ends a broken stream."""
+
+
+class Attempt(Protocol):
+    """What a model is told beside the call."""
+
+    request_id: str
+    tenant: str
+    deadlines: Deadlines
+
+
+class Model(Protocol):
+    """Something that answers calls: a remote provider or an embedded engine."""
+
+    async def answer(self, call: Call, target: Target, attempt: Attempt) -> Events:
+        """Send the call to `target.model` and return its events once the target has begun to answer well.
+
+        Raises:
+            UpstreamFailed: before the first event here, after it from the iterator.
+        """
+
+    async def ping(self) -> str:
+        """ "" when well, else what is wrong."""
+
+    async def close(self) -> None:
+        """Give back every connection and process."""
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """The optional ability of a model to count exactly."""
+
+    def count_tokens(self, call: Call) -> int:
+        """Tokens of the prompt as the model would see it, template included."""
+
+
+class KeyDirectory(Protocol):
+    """Keys by id, from a copy that is told of every change within two seconds."""
+
+    async def find(self, key_id: str) -> KeyRecord | None:
+        """The record, revoked ones included; None when unknown. Raises Unavailable when nobody can tell."""
+
+
+class LeaseOffice(Protocol):
+    """The one authority on meters. In this process for the library, over the steward's socket in a worker."""
+
+    async def acquire(self, draws: tuple[Draw, ...]) -> Granted:
+        """All or nothing. Raises Unavailable when it cannot be asked."""
+
+    def give_back(self, amounts: Iterable[tuple[str, int]]) -> None:
+        """Return unused amounts (meter id, amount); never awaits, never raises."""
+
+    def report_over(self, meter_id: str, amount: int) -> None:
+        """A charge passed its hold by `amount`: counted even beyond the cap."""
+
+
+class Journal(Protocol):
+    """Append-only memory of one process; what is appended survives the process at once."""
+
+    def append(self, record: Record) -> None:
+        """Write the record; it survives `kill -9` of this process when this returns. Raises Unavailable when the disk refuses."""
+
+    async def sync(self) -> None:
+        """Return when everything appended so far is on disk (grouped fsync)."""
+
+
+class Finding(Protocol):
+    """What a rule found: `rule` id and the span in the text scanned."""
+
+    rule: str
+    start: int
+    end: int
+
+
+class Scanner(Protocol):
+    """A rule pack over text, in time linear in the text."""
+
+    version: str
+
+    def scan(self, text: str) -> tuple[Finding, ...]:
+        """Every finding in `text`, in order of start; empty for clean text."""
+
+    def hold_back(self, text: str) -> int:
+        """How many characters at the end of `text` could still become part of a finding when more text follows."""
+
+
+class AnswerCache(Protocol):
+    """Whole answers under an opaque key; bounded in bytes."""
+
+    def get(self, key: bytes) -> Answer | None:
+        """The answer, unless it has expired or was evicted."""
+
+    def put(self, key: bytes, answer: Answer, ttl: float) -> None:
+        """Keep it for `ttl` seconds or until space is needed; a too large answer is not kept."""
+
+
+class Tally(Protocol):
+    """Counters and histograms with labels from closed sets."""
+
+    def count(self, name: str, labels: tuple[str, ...] = (), amount: int = 1) -> None:
+        """Add to a counter."""
+
+    def observe(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        """Add to a histogram."""
+
+    def gauge(self, name: str, labels: tuple[str, ...], change: int) -> None:
+        """Move a gauge up or down."""
+
+
+Headers = Mapping[bytes, bytes]

@@ -1,0 +1,1 @@
+"""The OpenAI API's wire format, inbound and outbound."""

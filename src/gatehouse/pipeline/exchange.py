@@ -1,0 +1,116 @@
+"""The exchange: everything known of one call while it runs. Stages read what earlier ones wrote; nothing outlives the call."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from gatehouse.core.calls import Call
+from gatehouse.core.errors import GatehouseError
+from gatehouse.core.events import Answer
+from gatehouse.core.identity import Principal
+from gatehouse.core.limits import Hold
+from gatehouse.core.money import ZERO, Money
+from gatehouse.core.outcome import Outcome
+from gatehouse.core.plans import Plan, Target
+from gatehouse.core.ports import Body, Dialect
+from gatehouse.core.records import MeterHold
+from gatehouse.core.usage import Usage
+
+NO_USAGE = Usage()
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What is known before the body is read. Header names are lower case; `credentials` are the distinct keys offered."""
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    credentials: tuple[bytes, ...] = ()
+    peer: str = ""
+
+    def __repr__(self) -> str:
+        return f"Head({self.method} {self.path} from {self.peer})"
+
+
+class Exchange:
+    """One call from its first byte to its last. Created by whoever serves it; carried by the runner."""
+
+    __slots__ = (
+        "answer",
+        "attempts",
+        "body",
+        "cache",
+        "call",
+        "charge",
+        "clock_start",
+        "commitment",
+        "dialect",
+        "entered",
+        "error",
+        "first_event",
+        "flags",
+        "head",
+        "headers",
+        "holds",
+        "marks",
+        "money_holds",
+        "opened",
+        "outcome",
+        "plan",
+        "principal",
+        "request_id",
+        "started_at",
+        "stop",
+        "target",
+        "traffic",
+        "usage",
+    )
+
+    def __init__(self, request_id: str, head: Head, body: Body | None, dialect: Dialect) -> None:
+        self.request_id = request_id
+        self.head = head
+        self.body = body
+        """None when the call came decoded (library, batch): then `call` is set before the runner starts."""
+        self.dialect = dialect
+        self.traffic = "live"
+        # when
+        self.started_at = 0.0
+        self.clock_start = 0.0
+        self.first_event = -1.0
+        """Seconds from the start to the first event, or -1."""
+        self.marks: list[float] = []
+        """Monotonic seconds at which each entered stage's admit ended, in order."""
+        self.entered = 0
+        # who and what
+        self.principal: Principal | None = None
+        self.call: Call | None = None
+        self.plan: Plan | None = None
+        self.commitment = b""
+        # what is held and used
+        self.holds: tuple[Hold, ...] = ()
+        self.money_holds: tuple[MeterHold, ...] = ()
+        self.target: Target | None = None
+        """The target that answers, or answered last."""
+        self.attempts = 0
+        self.opened = False
+        """An Opened record of attempt `attempts` stands in the journal and has no Closed yet."""
+        self.usage = NO_USAGE
+        self.charge: Money = ZERO
+        self.cache = "bypass"
+        self.flags: list[str] = []
+        # how it ends
+        self.answer: Answer | None = None
+        """The whole answer, once somebody collected it."""
+        self.outcome: Outcome | None = None
+        self.error: GatehouseError | None = None
+        self.stop: Callable[[], object] | None = None
+        """Cancels the task that carries this exchange; set by the runner."""
+        self.headers: dict[str, str] = {}
+        """Response headers that stages add."""
+
+    def end(self, outcome: Outcome) -> None:
+        """Stop the call from outside (client gone, deadline, revoked, shutdown). The first word counts; later ones are ignored."""
+        if self.outcome is None:
+            self.outcome = outcome
+            if self.stop is not None:
+                self.stop()

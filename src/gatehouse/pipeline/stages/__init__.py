@@ -1,0 +1,1 @@
+"""One stage, one file, one class. Their order is in `gatehouse.pipeline.order`."""

@@ -1,0 +1,1 @@
+"""What runs in which process, and the small protocol between them."""

@@ -1,0 +1,1 @@
+"""Serving: bytes to core and back, no decisions."""
