@@ -126,7 +126,7 @@ class UpstreamFailed(GatehouseError):
         self.sent = sent
         """False when certainly nothing of the request reached the target."""
         self.caller_fault = caller_fault
-        """True when the target refused the request itself (its 400, 404, 413, 422): another target is not tried, and it is told as a 400."""
+        """True when the target refused the request itself (its 400, 413, 422): no other target is tried; it is told as a 400."""
 
 
 class Internal(GatehouseError):

@@ -36,7 +36,7 @@ class Deadlines(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One place that can answer. `id` is "<provider>/<model>" and a label of metrics; `price` None means unknown (see `on_unknown_price`)."""
+    """One place that can answer. `id` is "<provider>/<model>" and a label of metrics; `price` None means unknown."""
 
     id: str
     provider: str
@@ -73,7 +73,7 @@ class GuardPolicy(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The frozen resolution of a model name. `targets` are equals by weight; `fallbacks` are further groups, in order, tried when a group is spent."""
+    """The frozen resolution of a model name. `targets` are equals by weight; `fallbacks` are further groups, in order."""
 
     model: str
     targets: tuple[Target, ...]

@@ -58,7 +58,9 @@ class Rng(Protocol):
 class Spawn(Protocol):
     """Start a task whose reference is kept until it ends and whose exception is logged."""
 
-    def __call__(self, work: Coroutine[Any, Any, Any], *, name: str) -> Task: ...
+    def __call__(self, work: Coroutine[Any, Any, Any], *, name: str) -> Task:
+        """The started task."""
+        ...
 
 
 class Body(Protocol):
