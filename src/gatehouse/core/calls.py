@@ -4,12 +4,30 @@ Dialects decode into it and providers encode from it, so that guard and model re
 a stage that changes a call makes a new one with `msgspec.structs.replace`.
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Operation = Literal["chat", "completion", "embedding"]
+
+FORBIDDEN_FIELDS: Final = frozenset(
+    {
+        "api_base",
+        "api_key",
+        "api_version",
+        "base_url",
+        "chat_template",
+        "chat_template_kwargs",
+        "custom_llm_provider",
+        "extra_body",
+        "extra_headers",
+        "extra_query",
+        "organization",
+        "user_config",
+    }
+)
+"""Names that elsewhere let a caller pick a network target, code or a template. Refused at any depth; no setting admits them."""
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text"):

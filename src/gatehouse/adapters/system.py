@@ -1,0 +1,67 @@
+"""The real clock, chance and tasks, behind the ports that a simulator replaces."""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+logger = logging.getLogger("gatehouse.system")
+
+
+class SystemClock:
+    """Time of the machine and timers of the running loop."""
+
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Clock`."""
+        await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
+        """See `Clock`."""
+        return asyncio.get_running_loop().call_later(seconds, callback, *args)
+
+
+class SystemRng:
+    """Chance of the machine."""
+
+    def random(self) -> float:
+        """See `Rng`. Not for secrets."""
+        return random.random()  # noqa: S311 - choices among targets
+
+    def token(self, size: int) -> bytes:
+        """See `Rng`. Fit for secrets."""
+        return os.urandom(size)
+
+
+class TaskSpawner:
+    """Starts tasks, keeps them from being collected, and logs what they die of."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __call__(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """See `Spawn`."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("task %s died", task.get_name(), exc_info=error)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait for it."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

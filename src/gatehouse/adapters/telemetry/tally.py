@@ -1,0 +1,112 @@
+"""Counters of one process, cheap enough for every call.
+
+A worker adds into plain dictionaries and sends cumulative snapshots to the steward, which alone renders them (`exposition`). Labels come
+from closed sets (configured models and targets, outcomes, error codes); as a last line of defence a family that grows past
+its bound folds new label values into "other".
+"""
+
+from bisect import bisect_left
+from typing import Final, Literal
+
+import msgspec
+
+SERIES_BOUND: Final = 2_000
+
+
+class Family(msgspec.Struct, frozen=True):
+    """A metric of the product: its name, help, label names, and for histograms the upper bounds of the buckets."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    text: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+_TINY: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    Family("gatehouse_requests_total", "counter", "Calls that ended.", ("model", "target", "outcome", "error", "cache")),
+    Family("gatehouse_tokens_total", "counter", "Tokens used, in disjoint buckets.", ("model", "target", "bucket")),
+    Family("gatehouse_cost_usd_units_total", "counter", "Charges in units of 10^-10 USD.", ("model", "target")),
+    Family("gatehouse_request_duration_seconds", "histogram", "From the first byte of a call to its last.", ("model", "outcome"), _SECONDS),
+    Family("gatehouse_time_to_first_event_seconds", "histogram", "Until the answer began.", ("model",), _SECONDS),
+    Family("gatehouse_stage_duration_seconds", "histogram", "Time a stage's admit took.", ("stage",), _TINY),
+    Family("gatehouse_running", "gauge", "Calls being carried.", ()),
+    Family("gatehouse_target_running", "gauge", "Calls a target is answering.", ("target",)),
+    Family("gatehouse_connections", "gauge", "Open client connections.", ()),
+    Family("gatehouse_attempts_failed_total", "counter", "Attempts at a target that failed before the first event.", ("target", "error")),
+    Family("gatehouse_guard_findings_total", "counter", "Findings of guard rules.", ("rule", "action", "direction")),
+    Family("gatehouse_cache_lookups_total", "counter", "Lookups of the answer cache.", ("result",)),
+    Family("gatehouse_limit_refusals_total", "counter", "Calls refused by a limit.", ("dimension",)),
+    Family("gatehouse_over_hold_total", "counter", "Charges above their hold.", ("target",)),
+    Family("gatehouse_journal_errors_total", "counter", "Records the journal could not take.", ()),
+    Family("gatehouse_bad_requests_total", "counter", "Requests that were not HTTP we accept.", ("reason",)),
+)
+BY_NAME: Final = {family.name: family for family in FAMILIES}
+
+Key = tuple[str, tuple[str, ...]]
+
+
+class Snapshot(msgspec.Struct, array_like=True):
+    """Everything a process has counted so far. Histograms are bucket counts, then count, then sum."""
+
+    numbers: list[tuple[str, tuple[str, ...], int]]
+    histograms: list[tuple[str, tuple[str, ...], list[int], float]]
+
+
+class ProcessTally:
+    """Implements `Tally` for one process."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Key, int] = {}
+        self._histograms: dict[Key, tuple[list[int], list[float]]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def count(self, name: str, labels: tuple[str, ...] = (), amount: int = 1) -> None:
+        """See `Tally`."""
+        key = (name, labels)
+        try:
+            self._numbers[key] += amount
+        except KeyError:
+            key = self._admit(key)
+            self._numbers[key] = self._numbers.get(key, 0) + amount
+
+    def gauge(self, name: str, labels: tuple[str, ...], change: int) -> None:
+        """See `Tally`."""
+        self.count(name, labels, change)
+
+    def observe(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        """See `Tally`."""
+        key = (name, labels)
+        try:
+            counts, total = self._histograms[key]
+        except KeyError:
+            key = self._admit(key)
+            counts, total = self._histograms.setdefault(key, ([0] * (len(BY_NAME[name].buckets) + 1), [0.0]))
+        counts[bisect_left(BY_NAME[name].buckets, value)] += 1
+        total[0] += value
+
+    def _admit(self, key: Key) -> Key:
+        name, labels = key
+        if len(labels) != len(BY_NAME[name].labels):
+            raise ValueError(f"{name} has labels {BY_NAME[name].labels}, not {labels}")
+        size = self._sizes.get(name, 0)
+        if size >= SERIES_BOUND:
+            return name, ("other",) * len(labels)
+        self._sizes[name] = size + 1
+        return key
+
+    def value(self, name: str, labels: tuple[str, ...] = ()) -> int:
+        """A counter or gauge as it stands; 0 when never touched."""
+        return self._numbers.get((name, labels), 0)
+
+    def snapshot(self) -> bytes:
+        """Everything so far, encoded for `merge`."""
+        return msgspec.msgpack.encode(
+            Snapshot(
+                [(name, labels, number) for (name, labels), number in self._numbers.items()],
+                [(name, labels, counts, total[0]) for (name, labels), (counts, total) in self._histograms.items()],
+            )
+        )

@@ -1,0 +1,143 @@
+"""The operator's file: YAML in, one validated Settings tree out, or an error with the line that is wrong and why.
+
+Unknown keys, duplicate keys and wrong types are refused, because a setting that is silently ignored is worse than a server
+that does not start.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gatehouse.core.calls import FORBIDDEN_FIELDS
+from gatehouse.core.money import parse_usd
+from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings, decode_custom, process_environment
+from gatehouse.yaml_lines import Lines, YamlError, read_yaml
+
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+
+
+class SettingsError(Exception):
+    """The file or the environment is wrong; the text says where and how to mend it, and holds no secret."""
+
+
+def load(path: Path) -> Settings:
+    """Read and validate the operator's file.
+
+    Raises:
+        SettingsError: with file, line and reason; no value of a secret is ever in it.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise SettingsError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not UTF-8 at byte {error.start}") from None
+    return parse(text, str(path), process_environment())
+
+
+def parse(text: str, source: str, environ: Mapping[str, str]) -> Settings:
+    """Validate the text of a settings file; `source` names it in errors."""
+    try:
+        tree, lines = read_yaml(text, environ)
+    except YamlError as error:
+        raise SettingsError(f"{source}: line {error.line}: {error}") from None
+    try:
+        settings = msgspec.convert(tree, Settings, dec_hook=decode_custom)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_explain(str(error), lines, source)) from None
+    _check(settings, lines, source)
+    return settings
+
+
+_AT = re.compile(r" - at `(?:key in )?(.*?)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
+_MISSING = re.compile(r"Object missing required field `(.*?)`")
+
+
+def _explain(message: str, lines: Lines, source: str) -> str:
+    at = _AT.search(message)
+    path = at[1] if at else "$"
+    words = _AT.sub("", message)
+    unknown, missing = _UNKNOWN.search(words), _MISSING.search(words)
+    if unknown:
+        line = lines.get(f"{path}.{unknown[1]}", lines.get(path, 1))
+        return f"{source}: line {line}: unknown setting {unknown[1]!r} under {_shown(path)}"
+    if missing:
+        return f"{source}: line {lines.get(path, 1)}: {_shown(path)} needs {missing[1]!r}"
+    while path not in lines and path != "$":
+        path = re.sub(r"(\.[^.\[]*|\[[^\]]*\])$", "", path) or "$"
+    return f"{source}: line {lines.get(path, 1)}: {_shown(path)}: {words}"
+
+
+def _shown(path: str) -> str:
+    return path.removeprefix("$").removeprefix(".") or "the top level"
+
+
+def _check(settings: Settings, lines: Lines, source: str) -> None:
+    """What types cannot say: names that must exist, pairs that exclude each other, figures that must be money."""
+    for path, problem in _problems(settings):
+        raise SettingsError(f"{source}: line {lines.get(path, 1)}: {problem}")
+
+
+def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    providers = {provider.name for provider in settings.providers}
+    yield from _doubles("providers", [provider.name for provider in settings.providers])
+    yield from _doubles("models", [model.name for model in settings.models])
+    for index, provider in enumerate(settings.providers):
+        if provider.kind == "openai-compatible" and not provider.base_url:
+            yield f"$.providers[{index}]", f"provider {provider.name!r} of kind openai-compatible needs base_url"
+    for index, model in enumerate(settings.models):
+        yield from _model_problems(f"$.models[{index}]", model, providers, {model.name for model in settings.models})
+    if settings.prices.on_unknown == "fallback" and settings.prices.fallback is None:
+        yield "$.prices", "prices.on_unknown is fallback, so prices.fallback must be given"
+    if settings.prices.fallback is not None and (problem := _price_problem(settings.prices.fallback)):
+        yield "$.prices.fallback", problem
+
+
+def _doubles(kind: str, names: list[str]) -> Iterator[tuple[str, str]]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield f"$.{kind}[{index}]", f"{kind} has two entries named {name!r}"
+
+
+def _model_problems(path: str, model: ModelSettings, providers: set[str], models: set[str]) -> Iterator[tuple[str, str]]:
+    for name in model.fallbacks:
+        if name not in models:
+            yield f"{path}.fallbacks", f"model {model.name!r} falls back to {name!r}, which this file does not define"
+    for field in model.extra_fields:
+        if field in FORBIDDEN_FIELDS:
+            yield f"{path}.extra_fields", f"model {model.name!r}: {field!r} picks a network target, code or template and is never passed on"
+    for number, target in enumerate(model.targets):
+        if problem := _target_problem(target, providers):
+            yield f"{path}.targets[{number}]", f"model {model.name!r}: {problem}"
+
+
+def _target_problem(target: TargetSettings, providers: set[str]) -> str:
+    if (target.provider is None) == (target.engine is None):
+        return "a target has either provider and model, or engine and path"
+    if target.provider is not None:
+        if target.provider not in providers:
+            return f"this file defines no provider {target.provider!r}"
+        if not target.model:
+            return "a target of a provider needs model"
+        if target.path or target.slots:
+            return "path and slots belong to an engine's target"
+    elif not target.path:
+        return "a target of an engine needs path (a GGUF file, or builtin)"
+    return _price_problem(target.price) if target.price else ""
+
+
+def _price_problem(price: PriceSettings) -> str:
+    for bucket in price.__struct_fields__:
+        text = getattr(price, bucket)
+        if text is not None:
+            try:
+                parse_usd(text)
+            except ValueError as error:
+                return f"price.{bucket}: {error}"
+    return ""

@@ -1,0 +1,115 @@
+"""Route resolves the name a caller asked for to a frozen Plan: the targets that can do what this call needs.
+
+A target that cannot honour a part of the call is left out; nothing is silently ignored. Names are resolved before the
+caller's words reach any label or record.
+"""
+
+from typing import Final
+
+import msgspec
+
+from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart
+from gatehouse.core.errors import InvalidRequest, NotFound, Unavailable
+from gatehouse.core.plans import Capability, Plan, Target
+from gatehouse.pipeline.exchange import Exchange
+
+_PARTS: Final = {ImagePart: Capability.IMAGES, AudioPart: Capability.AUDIO, FilePart: Capability.FILES}
+
+
+class RouteTable:
+    """Plans by name; replaced as a whole when the configuration changes, so a running call keeps the plan it began with."""
+
+    def __init__(self, plans: tuple[Plan, ...] = ()) -> None:
+        self._plans = {plan.model: plan for plan in plans}
+
+    def replace(self, plans: tuple[Plan, ...]) -> None:
+        """Swap every plan at once."""
+        self._plans = {plan.model: plan for plan in plans}
+
+    def find(self, model: str) -> Plan | None:
+        """The plan of a model name, or None."""
+        return self._plans.get(model)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every name that can be asked for, in the order of the file."""
+        return tuple(self._plans)
+
+
+class Route:
+    """Sets `x.plan`, with the targets narrowed to those that can serve this call."""
+
+    name = "route"
+
+    def __init__(self, table: RouteTable) -> None:
+        self._table = table
+
+    async def admit(self, x: Exchange) -> None:
+        """Resolve the model's name.
+
+        Raises:
+            NotFound: no such model.
+            InvalidRequest: a field the model does not list, or a need no target of it can meet.
+            Unavailable: the price of every eligible target is unknown and the operator said to block.
+        """
+        call = x.call
+        assert call is not None
+        plan = self._table.find(call.model)
+        if plan is None:
+            raise NotFound(f"There is no model named {call.model[:128]!r} here.", code="model_not_found", param="model")
+        if call.extra and not plan.extra_fields.issuperset(call.extra):
+            field = next(name for name in call.extra if name not in plan.extra_fields)
+            raise InvalidRequest(
+                f"Unknown field {field[:64]!r}: model {plan.model!r} does not accept it.", code="unknown_field", param=field[:64]
+            )
+        needs = needed(call)
+        if needs or not _all_priced(plan):
+            plan = _narrow(plan, needs)
+        x.plan = plan
+
+    def settle(self, x: Exchange) -> None:
+        """Nothing is held."""
+
+
+def needed(call: Call) -> frozenset[Capability]:
+    """What a target must be able to do for this call; streaming is not in it, since a whole answer can be replayed as a stream."""
+    needs: set[Capability] = set()
+    for message in call.messages:
+        if type(message.content) is tuple:
+            needs.update(_PARTS[type(part)] for part in message.content if type(part) in _PARTS)
+    if call.tools or call.tool_choice is not None:
+        needs.add(Capability.TOOLS)
+    if call.response_format is not None and call.response_format.kind != "text":
+        needs.add(Capability.JSON_SCHEMA if call.response_format.kind == "json_schema" else Capability.JSON_OBJECT)
+    if call.n > 1:
+        needs.add(Capability.CHOICES)
+    if call.logprobs:
+        needs.add(Capability.LOGPROBS)
+    if call.seed is not None:
+        needs.add(Capability.SEED)
+    if call.logit_bias:
+        needs.add(Capability.LOGIT_BIAS)
+    return frozenset(needs)
+
+
+def _all_priced(plan: Plan) -> bool:
+    return all(target.price is not None for target in plan.everywhere)
+
+
+def _narrow(plan: Plan, needs: frozenset[Capability]) -> Plan:
+    def keep(group: tuple[Target, ...]) -> tuple[Target, ...]:
+        return tuple(target for target in group if target.capabilities >= needs and target.price is not None)
+
+    groups = [kept for group in (plan.targets, *plan.fallbacks) if (kept := keep(group))]
+    if groups:
+        return msgspec.structs.replace(plan, targets=groups[0], fallbacks=tuple(groups[1:]))
+    able = [target for target in plan.everywhere if target.capabilities >= needs]
+    if not able:
+        best = max(plan.everywhere, key=lambda target: len(target.capabilities & needs))
+        lacking = ", ".join(sorted(needs - best.capabilities))
+        raise InvalidRequest(f"Model {plan.model!r} cannot do what this call needs: {lacking}.", code="unsupported_capability")
+    raise Unavailable(
+        f"No price is known for model {plan.model!r}, and this gateway does not run unpriced calls.",
+        code="price_unknown",
+        detail=f"targets without a price: {', '.join(target.id for target in able)}; set targets[].price or prices.on_unknown",
+    )

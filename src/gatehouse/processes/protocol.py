@@ -1,0 +1,205 @@
+"""What steward and workers say to each other: length-prefixed msgpack over a socket pair that only the two hold.
+
+No path, no port, no credential: the steward makes the pair and the child inherits one end, so the peer is known by
+construction, and the end of the socket is the end of the peer.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from gatehouse.core.identity import KeyRecord
+from gatehouse.core.limits import Draw, Granted
+from gatehouse.core.plans import Plan
+
+logger = logging.getLogger("gatehouse.processes")
+
+MAX_FRAME: Final = 64 * 1024 * 1024
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="m"):
+    """Base of all messages."""
+
+
+class Configure(Message, frozen=True, tag=0):
+    """steward -> worker: take this configuration. `settings` is the encoded tree, secrets included; it never leaves the pair."""
+
+    version: str
+    settings: bytes
+    plans: tuple[Plan, ...]
+
+
+class Configured(Message, frozen=True, tag=1):
+    """worker -> steward: configuration `version` is in force; `problem` is "" or why it is not."""
+
+    version: str
+    problem: str = ""
+
+
+class Serving(Message, frozen=True, tag=2):
+    """worker -> steward: connections are accepted."""
+
+
+class Acquire(Message, frozen=True, tag=3):
+    """worker -> steward: draw from meters; answered by `Acquired` with the same number."""
+
+    number: int
+    draws: tuple[Draw, ...]
+
+
+class Acquired(Message, frozen=True, tag=4):
+    """steward -> worker."""
+
+    number: int
+    granted: Granted
+
+
+class GiveBack(Message, frozen=True, tag=5):
+    """worker -> steward: unused amounts."""
+
+    amounts: tuple[tuple[str, int], ...]
+
+
+class ReportOver(Message, frozen=True, tag=6):
+    """worker -> steward: a charge passed its hold."""
+
+    meter: str
+    amount: int
+
+
+class FindKey(Message, frozen=True, tag=7):
+    """worker -> steward: answered by `KeyFound`."""
+
+    number: int
+    key_id: str
+
+
+class KeyFound(Message, frozen=True, tag=8):
+    """steward -> worker. `problem` is not "" when the store could not be asked: then absence means nothing."""
+
+    number: int
+    record: KeyRecord | None
+    problem: str = ""
+
+
+class ForgetKey(Message, frozen=True, tag=9):
+    """steward -> worker: a key changed; "" means all of them."""
+
+    key_id: str
+
+
+class Metrics(Message, frozen=True, tag=10):
+    """worker -> steward: the worker's counters so far (cumulative), encoded by its tally."""
+
+    snapshot: bytes
+
+
+class Collect(Message, frozen=True, tag=11):
+    """steward -> worker: send `Metrics` now, then `Collected` with this number."""
+
+    number: int
+
+
+class Collected(Message, frozen=True, tag=12):
+    """worker -> steward."""
+
+    number: int
+
+
+class Drain(Message, frozen=True, tag=13):
+    """steward -> worker: stop accepting, finish what runs within `grace` seconds, exit."""
+
+    grace: float
+
+
+class Revoke(Message, frozen=True, tag=14):
+    """steward -> worker: end the running calls of this key."""
+
+    key_id: str
+
+
+AnyMessage = (
+    Configure
+    | Configured
+    | Serving
+    | Acquire
+    | Acquired
+    | GiveBack
+    | ReportOver
+    | FindKey
+    | KeyFound
+    | ForgetKey
+    | Metrics
+    | Collect
+    | Collected
+    | Drain
+    | Revoke
+)
+
+
+class Link(asyncio.Protocol):
+    """One end of the pair: whole messages in, whole messages out. Sending never awaits; a peer that stops reading is cut."""
+
+    def __init__(self, receive: Callable[[Any], None], lost: Callable[[], None]) -> None:
+        self._receive = receive
+        self._lost = lost
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(AnyMessage)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The pair is up."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Cut frames; a frame that cannot be read ends the link, since what follows cannot be trusted."""
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) - start >= 4:
+            size = int.from_bytes(buffer[start : start + 4], "big")
+            if size > MAX_FRAME:
+                logger.error("a frame of %d bytes on the inner socket; closing it", size)
+                self.close()
+                return
+            if len(buffer) - start - 4 < size:
+                break
+            frame = bytes(buffer[start + 4 : start + 4 + size])
+            start += 4 + size
+            try:
+                message = self._decoder.decode(frame)
+            except msgspec.DecodeError:
+                logger.exception("an unreadable frame on the inner socket; closing it")
+                self.close()
+                return
+            self._receive(message)
+        if start:
+            del buffer[:start]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The peer is gone."""
+        self._transport = None
+        self._lost()
+
+    @property
+    def open(self) -> bool:
+        """Whether the peer can still be spoken to."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, message: Message) -> bool:
+        """Write one message; False when the peer is gone."""
+        if self._transport is None or self._transport.is_closing():
+            return False
+        frame = self._encoder.encode(message)
+        self._transport.write(len(frame).to_bytes(4, "big") + frame)
+        return True
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()

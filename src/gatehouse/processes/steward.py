@@ -1,0 +1,353 @@
+"""The steward: everything a server needs once. It owns storage, grants leases, drains journals, signs the audit log, keeps the
+configuration, watches over workers and engine hosts, and answers the admin port. It never carries a call.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Final, Protocol
+
+import msgspec
+
+from gatehouse.core.identity import KeyRecord
+from gatehouse.core.limits import Draw, Granted
+from gatehouse.core.plans import Plan
+from gatehouse.core.ports import Clock, Rng, Spawn
+from gatehouse.processes.protocol import (
+    Acquire,
+    Acquired,
+    Collect,
+    Collected,
+    Configure,
+    Configured,
+    Drain,
+    FindKey,
+    ForgetKey,
+    GiveBack,
+    KeyFound,
+    Link,
+    Message,
+    Metrics,
+    ReportOver,
+    Revoke,
+    Serving,
+)
+from gatehouse.processes.supervisor import Child, Launch
+
+logger = logging.getLogger("gatehouse.steward")
+
+DRAIN_SECONDS: Final = 0.25
+CHECKPOINT_SECONDS: Final = 5.0
+COLLECT_SECONDS: Final = 2.0
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """One validated version of the configuration, as workers get it."""
+
+    version: str
+    settings: bytes
+    plans: tuple[Plan, ...]
+
+
+class Office(Protocol):
+    """The authority on leases; every method is quick and on the loop."""
+
+    def acquire(self, incarnation: str, draws: tuple[Draw, ...]) -> Awaitable[Granted]:
+        """All or nothing."""
+
+    def give_back(self, incarnation: str, amounts: Iterable[tuple[str, int]]) -> None:
+        """Unused amounts come back."""
+
+    def report_over(self, incarnation: str, meter_id: str, amount: int) -> None:
+        """A charge passed its hold."""
+
+    def incarnation_died(self, incarnation: str) -> None:
+        """Its slots are free; its money is in doubt until its journal is drained."""
+
+
+class Books(Protocol):
+    """Journals to ledger and audit log."""
+
+    async def drain_now(self) -> int:
+        """Drain what the journals hold now; the number of records booked."""
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What compose hands the steward."""
+
+    office: Office
+    books: Books
+    find_key: Callable[[str], Awaitable[KeyRecord | None]]
+    checkpoint: Callable[[], Awaitable[object]]
+    take_metrics: Callable[[str, bytes], None]
+    metrics_ended: Callable[[str], None]
+    worker_command: Callable[[str, int, int], Launch]
+    """(incarnation, steward descriptor, listener descriptor) -> how to start a worker."""
+
+
+class _Seat:
+    """One worker's place: its process may change, the seat stays."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.incarnation = ""
+        self.link: Link | None = None
+        self.child: Child | None = None
+        self.serving = False
+        self.version = ""
+
+
+class Steward:
+    """Runs a server's singular parts and its workers."""
+
+    def __init__(self, parts: Parts, listener: socket.socket, clock: Clock, rng: Rng, spawn: Spawn) -> None:
+        self._parts = parts
+        self._listener = listener
+        self._clock = clock
+        self._rng = rng
+        self._spawn = spawn
+        self._seats: list[_Seat] = []
+        self._configuration: Configuration | None = None
+        self._collecting: dict[int, tuple[set[int], asyncio.Future[None]]] = {}
+        self._number = 0
+        self._changed = asyncio.Event()
+        self._draining = False
+        self.problems: dict[str, str] = {}
+        """What is degraded, by part; shown by /readyz."""
+
+    # -- the configuration ---------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> str:
+        """The configuration in force."""
+        return self._configuration.version if self._configuration else ""
+
+    async def configure(self, configuration: Configuration) -> dict[str, str]:
+        """Put a validated configuration in force in every worker; returns what each worker that could not says."""
+        self._configuration = configuration
+        for seat in self._seats:
+            self._send_configuration(seat)
+        await self._until(lambda: all(seat.version == configuration.version or seat.link is None for seat in self._seats), 10.0)
+        return {
+            f"worker {seat.index}": self.problems.get(f"worker-{seat.index}", "did not answer")
+            for seat in self._seats
+            if seat.link and seat.version != configuration.version
+        }
+
+    def _send_configuration(self, seat: _Seat) -> None:
+        configuration = self._configuration
+        if configuration is not None and seat.link is not None:
+            seat.link.send(Configure(configuration.version, configuration.settings, configuration.plans))
+
+    # -- workers ---------------------------------------------------------------------------------------------------
+
+    async def start(self, workers: int) -> None:
+        """Start the workers; returns at once. `ready` tells when they serve."""
+        for index in range(workers):
+            seat = _Seat(index)
+            self._seats.append(seat)
+            seat.child = Child(f"worker {index}", partial(self._launch, seat), partial(self._ended, seat), self._clock)
+            self._spawn(seat.child.run(), name=f"supervise-worker-{index}")
+        self._spawn(self._drain_loop(), name="drain")
+        self._spawn(self._checkpoint_loop(), name="checkpoint")
+
+    async def ready(self, seconds: float) -> bool:
+        """Wait until every worker accepts connections."""
+        return await self._until(lambda: bool(self._seats) and all(seat.serving for seat in self._seats), seconds)
+
+    @property
+    def serving(self) -> bool:
+        """Whether at least one worker accepts connections."""
+        return not self._draining and any(seat.serving for seat in self._seats)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the running workers."""
+        return tuple(seat.child.pid for seat in self._seats if seat.child is not None and seat.child.pid is not None)
+
+    @property
+    def restarts(self) -> int:
+        """How often a worker had to be started again."""
+        return sum(seat.child.restarts for seat in self._seats if seat.child is not None)
+
+    def _launch(self, seat: _Seat) -> Launch:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        seat.incarnation = f"w{seat.index}-{os.getpid()}-{self._rng.token(6).hex()}"
+        seat.version = ""
+        seat.link = link = Link(lambda message: self._receive(seat, link, message), lambda: self._hung_up(seat, link))
+        self._spawn(self._attach(ours, link, seat), name=f"attach-worker-{seat.index}")
+        return self._parts.worker_command(seat.incarnation, theirs.detach(), self._listener.fileno())
+
+    async def _attach(self, ours: socket.socket, link: Link, seat: _Seat) -> None:
+        await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+        self._send_configuration(seat)
+
+    def _hung_up(self, seat: _Seat, link: Link) -> None:
+        if seat.link is link:
+            seat.link = None
+            seat.serving = False
+            self._notify()
+
+    async def _ended(self, seat: _Seat, status: int) -> None:
+        incarnation = seat.incarnation
+        if seat.link is not None:
+            seat.link.close()
+            seat.link = None
+        seat.serving = False
+        self._parts.metrics_ended(incarnation)
+        self._parts.office.incarnation_died(incarnation)
+        if status and not self._draining:
+            logger.error("worker %d (%s) ended with status %d", seat.index, incarnation, status)
+        self._notify()
+
+    def _receive(self, seat: _Seat, link: Link, message: Message) -> None:
+        office = self._parts.office
+        match message:
+            case Acquire():
+                self._spawn(self._acquire(seat.incarnation, link, message), name="acquire")
+            case GiveBack(amounts=amounts):
+                office.give_back(seat.incarnation, amounts)
+            case ReportOver(meter=meter, amount=amount):
+                office.report_over(seat.incarnation, meter, amount)
+            case FindKey():
+                self._spawn(self._find_key(link, message), name="find-key")
+            case Metrics(snapshot=snapshot):
+                if snapshot:
+                    self._parts.take_metrics(seat.incarnation, snapshot)
+            case Collected(number=number):
+                self._collected(seat, number)
+            case Serving():
+                seat.serving = True
+                self._notify()
+            case Configured(version=version, problem=problem):
+                if problem:
+                    self.problems[f"worker-{seat.index}"] = problem
+                else:
+                    self.problems.pop(f"worker-{seat.index}", None)
+                    seat.version = version
+                self._notify()
+            case _:
+                logger.error("a worker sent what only the steward sends: %s", type(message).__name__)
+
+    async def _acquire(self, incarnation: str, link: Link, message: Acquire) -> None:
+        try:
+            granted = await self._parts.office.acquire(incarnation, message.draws)
+        except Exception:
+            # No answer: the worker runs into its deadline and tells its callers that limits cannot be checked.
+            logger.exception("a lease could not be decided")
+            return
+        if not link.send(Acquired(message.number, granted)) and granted.amounts:
+            # Slots and windows of a dead incarnation are freed as a whole, money is in doubt until its journal is read.
+            logger.info("a lease for %s came after its end", incarnation)
+
+    async def _find_key(self, link: Link, message: FindKey) -> None:
+        try:
+            record = await self._parts.find_key(message.key_id)
+        except Exception as error:
+            logger.exception("keys cannot be read")
+            link.send(KeyFound(message.number, None, f"{type(error).__name__}"))
+            return
+        link.send(KeyFound(message.number, record))
+
+    # -- words to every worker ---------------------------------------------------------------------------------
+
+    def key_changed(self, key_id: str, *, revoked: bool) -> None:
+        """Tell every worker that a key changed; a revoked key's running calls are ended."""
+        for seat in self._seats:
+            if seat.link is not None:
+                seat.link.send(Revoke(key_id) if revoked else ForgetKey(key_id))
+
+    async def collect(self) -> None:
+        """Return when every living worker has sent its counters, or after two seconds."""
+        self._number += 1
+        number = self._number
+        waiting = {seat.index for seat in self._seats if seat.link is not None and seat.link.send(Collect(number))}
+        if not waiting:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._collecting[number] = (waiting, future)
+        timer = self._clock.call_later(COLLECT_SECONDS, _release, future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            self._collecting.pop(number, None)
+
+    def _collected(self, seat: _Seat, number: int) -> None:
+        entry = self._collecting.get(number)
+        if entry is not None:
+            waiting, future = entry
+            waiting.discard(seat.index)
+            if not waiting:
+                _release(future)
+
+    # -- what repeats ------------------------------------------------------------------------------------------
+
+    async def _drain_loop(self) -> None:
+        while True:
+            await self._clock.sleep(DRAIN_SECONDS)
+            await self._try("drain", self._parts.books.drain_now)
+
+    async def _checkpoint_loop(self) -> None:
+        while True:
+            await self._clock.sleep(CHECKPOINT_SECONDS)
+            await self._try("checkpoint", self._parts.checkpoint)
+
+    async def _try(self, part: str, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except Exception as error:
+            if part not in self.problems:
+                logger.exception("%s failed; it is tried again", part)
+            self.problems[part] = f"{type(error).__name__}"
+        else:
+            if self.problems.pop(part, None) is not None:
+                logger.info("%s works again", part)
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    async def stop(self, grace: float) -> None:
+        """Drain every worker, then bring the books up to date and sign them."""
+        if self._draining:
+            return
+        self._draining = True
+        children = [seat.child for seat in self._seats if seat.child is not None]
+        for child in children:
+            child.stopping()
+        for seat in self._seats:
+            seat.serving = False
+            if seat.link is not None:
+                seat.link.send(Drain(grace))
+        await self._until(lambda: not self.pids, grace + 5.0)
+        await asyncio.gather(*(child.stop(1.0) for child in children))
+        await self._try("drain", self._parts.books.drain_now)
+        await self._try("checkpoint", self._parts.checkpoint)
+
+    # -- waiting -----------------------------------------------------------------------------------------------
+
+    def _notify(self) -> None:
+        self._changed.set()
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait until `condition` holds, looking again whenever a worker said something or ended."""
+        deadline = self._clock.monotonic() + seconds
+        while not condition():
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                return False
+            self._changed.clear()
+            timer = self._clock.call_later(min(left, 0.2), self._notify)
+            try:
+                await self._changed.wait()
+            finally:
+                timer.cancel()
+        return True
+
+
+def _release(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

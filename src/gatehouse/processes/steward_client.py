@@ -1,0 +1,133 @@
+"""A worker's view of the steward: leases and keys over the inner socket, as the ports the pipeline knows."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from gatehouse.core.errors import Unavailable
+from gatehouse.core.identity import KeyRecord
+from gatehouse.core.limits import Draw, Granted
+from gatehouse.core.ports import Clock
+from gatehouse.processes.protocol import (
+    Acquire,
+    Acquired,
+    Collect,
+    Collected,
+    Configure,
+    Configured,
+    Drain,
+    FindKey,
+    ForgetKey,
+    GiveBack,
+    KeyFound,
+    Link,
+    Message,
+    Metrics,
+    ReportOver,
+    Revoke,
+    Serving,
+)
+
+logger = logging.getLogger("gatehouse.processes")
+
+ANSWER_SECONDS: Final = 5.0
+
+
+class StewardClient:
+    """Implements `LeaseOffice` and the fetch of `KeyCache`. What the steward says of its own accord goes to `told`."""
+
+    def __init__(self, clock: Clock, told: Callable[[Message], None], lost: Callable[[], None]) -> None:
+        self._clock = clock
+        self._told = told
+        self._on_lost = lost
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._drawn: dict[int, tuple[Draw, ...]] = {}
+        """Draws not answered yet, kept beyond the asker's patience: a lease that comes too late is given straight back."""
+        self._number = 0
+        self.link = Link(self._receive, self._lost)
+
+    async def acquire(self, draws: tuple[Draw, ...]) -> Granted:
+        """See `LeaseOffice`."""
+        number = self._next()
+        self._drawn[number] = draws
+        answer: Acquired = await self._ask(number, Acquire(number, draws))
+        return answer.granted
+
+    def give_back(self, amounts: Iterable[tuple[str, int]]) -> None:
+        """See `LeaseOffice`."""
+        self.link.send(GiveBack(tuple(amounts)))
+
+    def report_over(self, meter_id: str, amount: int) -> None:
+        """See `LeaseOffice`."""
+        self.link.send(ReportOver(meter_id, amount))
+
+    async def fetch_key(self, key_id: str) -> KeyRecord | None:
+        """The record as the store has it now. Raises Unavailable when the store cannot be asked."""
+        number = self._next()
+        answer: KeyFound = await self._ask(number, FindKey(number, key_id))
+        if answer.problem:
+            raise Unavailable("Keys cannot be checked at the moment.", code="identity_unavailable", retry_after=1.0, detail=answer.problem)
+        return answer.record
+
+    def serving(self) -> None:
+        """Tell that connections are accepted."""
+        self.link.send(Serving())
+
+    def configured(self, version: str, problem: str = "") -> None:
+        """Tell which configuration is in force, or why not."""
+        self.link.send(Configured(version, problem))
+
+    def report(self, snapshot: bytes, collected: int | None = None) -> None:
+        """Send the counters so far."""
+        self.link.send(Metrics(snapshot))
+        if collected is not None:
+            self.link.send(Collected(collected))
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+    async def _ask(self, number: int, question: Message) -> Any:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._waiting[number] = future
+        timer = self._clock.call_later(ANSWER_SECONDS, self._too_late, number)
+        try:
+            if not self.link.send(question):
+                raise _gone()
+            return await future
+        finally:
+            timer.cancel()
+            self._waiting.pop(number, None)
+
+    def _too_late(self, number: int) -> None:
+        future = self._waiting.get(number)
+        if future is not None and not future.done():
+            future.set_exception(_gone())
+
+    def _receive(self, message: Message) -> None:
+        match message:
+            case Acquired() | KeyFound():
+                draws = self._drawn.pop(message.number, ())
+                future = self._waiting.get(message.number)
+                if future is not None and not future.done():
+                    future.set_result(message)
+                elif isinstance(message, Acquired) and message.granted.amounts:
+                    self.give_back((draw.meter.id, amount) for draw, amount in zip(draws, message.granted.amounts, strict=True))
+            case Configure() | ForgetKey() | Collect() | Drain() | Revoke():
+                self._told(message)
+            case _:
+                logger.error("the steward sent what only workers send: %s", type(message).__name__)
+
+    def _lost(self) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(_gone())
+        self._on_lost()
+
+
+def _gone() -> Unavailable:
+    return Unavailable(
+        "Limits cannot be checked at the moment.", code="steward_unavailable", retry_after=1.0, detail="the steward does not answer"
+    )

@@ -1,0 +1,321 @@
+"""Settings: one frozen tree of everything the operator decides, and the environment, which only this module reads.
+
+`gatehouse.operator_file` reads the tree from the operator's file. The docstring under each field is its reference entry.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gatehouse.core.plans import Capability
+from gatehouse.core.secrets import Secret
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$", description="letters, digits and . _ : / @ + -")]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class _Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class TlsSettings(_Tree):
+    """TLS for the data port. Both files are read again when they change."""
+
+    cert: str
+    """Path of the certificate chain (PEM)."""
+    key: str
+    """Path of the private key (PEM)."""
+
+
+class HttpSettings(_Tree):
+    """Bounds of one connection and one request."""
+
+    max_body_bytes: Positive = 32 * 1024 * 1024
+    """Largest request body of an authenticated caller."""
+    max_connections: Positive = 16_384
+    """Open connections a worker accepts; beyond it accepting pauses."""
+    head_seconds: Seconds = 10.0
+    """Time to send a complete request head."""
+    body_idle_seconds: Seconds = 30.0
+    """Longest silence while a body is being sent."""
+    keep_alive_seconds: Seconds = 75.0
+    """How long an idle connection is kept."""
+    slow_client_seconds: Seconds = 60.0
+    """How long a client may leave its buffer full before it is cut."""
+
+
+class ListenSettings(_Tree):
+    """Where the gateway listens."""
+
+    host: str = "127.0.0.1"
+    """Address of the data port."""
+    port: Port = 8080
+    """The data port: OpenAI-compatible API; 0 picks a free one."""
+    admin_host: str = "127.0.0.1"
+    """Address of the admin port; keep it private."""
+    admin_port: Port = 8081
+    """The admin port: keys, usage, requests, audit, metrics; 0 picks a free one."""
+    tls: TlsSettings | None = None
+    """Serve the data port over TLS."""
+    http: HttpSettings = HttpSettings()
+    """Limits of connections and requests."""
+
+
+class PriceSettings(_Tree):
+    """USD per million tokens, as decimal strings. Buckets left out cost what input or output costs."""
+
+    input: str
+    """Tokens of the prompt."""
+    output: str
+    """Tokens of the answer."""
+    cached_input: str | None = None
+    """Prompt tokens read from the provider's cache."""
+    cache_write: str | None = None
+    """Prompt tokens written to the provider's cache."""
+    reasoning: str | None = None
+    """Hidden reasoning tokens."""
+    audio_input: str | None = None
+    """Audio tokens in."""
+    audio_output: str | None = None
+    """Audio tokens out."""
+
+
+class DeadlineSettings(_Tree):
+    """Seconds a target is given."""
+
+    connect: Seconds = 5.0
+    """To an open connection."""
+    first_byte: Seconds = 60.0
+    """Until the answer begins."""
+    idle: Seconds = 30.0
+    """Between two pieces of an answer."""
+    total: Seconds = 600.0
+    """For the whole call."""
+
+
+class ProviderSettings(_Tree):
+    """A remote place that serves models, and how to reach it."""
+
+    name: Name
+    """What targets call it."""
+    kind: Literal["openai", "openai-compatible"]
+    """The protocol it speaks."""
+    base_url: str | None = None
+    """Up to and including the version ("http://127.0.0.1:8000/v1"); kind openai has a default."""
+    api_key: Secret = Secret("")
+    """Its credential, usually "${NAME}"."""
+    plaintext: bool = False
+    """Allow http:// to a host that is not loopback."""
+    ca_bundle: str | None = None
+    """PEM file of the authorities to trust instead of the system's."""
+    proxy: Secret | None = None
+    """Egress proxy (http://host:port); without it HTTPS_PROXY and NO_PROXY hold. "none" turns it off."""
+    max_connections: Positive = 256
+    """Connections a worker keeps to it."""
+    max_waiting: Positive = 1024
+    """Calls of a worker that may wait for a connection."""
+    headers: dict[str, Secret] = {}
+    """Fixed headers to send along."""
+
+
+class TargetSettings(_Tree):
+    """One place that can answer a model's calls: a provider's model or an embedded engine's."""
+
+    provider: Name | None = None
+    """A provider of this file."""
+    model: str | None = None
+    """The model's name there."""
+    engine: Literal["llamacpp"] | None = None
+    """An embedded engine instead of a provider."""
+    path: str | None = None
+    """The engine's model file (GGUF), or "builtin"."""
+    weight: Positive = 1
+    """Its share among the targets of the model."""
+    price: PriceSettings | None = None
+    """What it costs; without it the price catalogue is asked. Embedded engines cost nothing."""
+    context_window: Positive | None = None
+    """Tokens of prompt and answer it can hold."""
+    max_output_tokens: Positive | None = None
+    """The longest answer it gives."""
+    capabilities: list[Capability] | None = None
+    """What it can do; without it, everything."""
+    region: str | None = None
+    """Where it runs."""
+    deadlines: DeadlineSettings = DeadlineSettings()
+    """How long it may take."""
+    slots: Positive | None = None
+    """Engine only: how many calls it decodes at once."""
+
+
+class CacheSettings(_Tree):
+    """Reuse of whole answers for identical calls."""
+
+    scope: Literal["key", "team", "tenant"] = "key"
+    """Who shares answers."""
+    ttl: Seconds = 300.0
+    """Seconds an answer is kept."""
+
+
+class GuardSettings(_Tree):
+    """What is done about secrets in what goes in and comes out, and about content no rule can read."""
+
+    input: Literal["block", "redact", "flag", "off"] = "block"
+    """Findings in a request."""
+    output: Literal["block", "redact", "flag", "off"] = "redact"
+    """Findings in an answer."""
+    max_text_bytes: Positive = 4_000_000
+    """The most text one call may carry."""
+    unscannable: dict[Literal["image", "audio", "file", "tokens", "extra"], Literal["allow", "deny"]] = {}
+    """Content types the rules cannot read."""
+
+
+class ModelSettings(_Tree):
+    """A name that callers ask for."""
+
+    name: Name
+    """What callers ask for."""
+    targets: Annotated[list[TargetSettings], Meta(min_length=1)]
+    """Who may answer, by weight."""
+    fallbacks: list[Name] = []
+    """Models whose targets are tried, in order, when these fail before the first byte."""
+    extra_fields: list[str] = []
+    """Request fields beyond the known ones that are passed on."""
+    max_output_tokens: Positive = 4096
+    """The bound of a call that names none."""
+    cache: CacheSettings | None = None
+    """Off unless given."""
+    guard: GuardSettings = GuardSettings()
+    """Secrets and unscannable content."""
+    strict_audit: bool = False
+    """Wait until the record of the call is on disk before a target is asked."""
+
+
+class StorageSettings(_Tree):
+    """Where everything that must be kept is kept."""
+
+    url: Secret = Secret("sqlite:///gatehouse.db")
+    """sqlite:///FILE (relative to the data directory) or postgresql://..."""
+
+
+class StateSettings(_Tree):
+    """Where what may be lost is kept."""
+
+    url: Annotated[str, Meta(pattern="^memory://$")] = "memory://"
+    """memory:// keeps it in the steward."""
+
+
+class SecretsSettings(_Tree):
+    """The root key from which every other key derives."""
+
+    root: str = ""
+    """file:PATH or env:NAME; empty is root.key in the data directory."""
+
+
+class PricesSettings(_Tree):
+    """What happens when neither the target nor the catalogue knows a price."""
+
+    on_unknown: Literal["block", "zero", "fallback"] = "block"
+    """block refuses the call, zero books nothing, fallback uses `fallback`."""
+    fallback: PriceSettings | None = None
+    """The price of what has none."""
+
+
+class CacheMemorySettings(_Tree):
+    """Memory for cached answers."""
+
+    max_bytes: Positive = 64 * 1024 * 1024
+    """Bytes a worker keeps."""
+
+
+class Settings(_Tree):
+    """Everything the operator's file says."""
+
+    listen: ListenSettings = ListenSettings()
+    """Listeners."""
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    """Processes that carry calls."""
+    providers: list[ProviderSettings] = []
+    """Remote places that serve models."""
+    models: list[ModelSettings] = []
+    """The names callers may ask for."""
+    storage: StorageSettings = StorageSettings()
+    """Where everything that must be kept is kept."""
+    state: StateSettings = StateSettings()
+    """Where what may be lost is kept."""
+    secrets: SecretsSettings = SecretsSettings()
+    """The root key."""
+    prices: PricesSettings = PricesSettings()
+    """Unknown prices."""
+    cache: CacheMemorySettings = CacheMemorySettings()
+    """Memory for cached answers."""
+    drain_seconds: Seconds = 30.0
+    """How long running calls may take to finish when the server stops."""
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """What the process environment says."""
+
+    data_dir: Path
+    bootstrap_key: Secret | None = None
+    root_key: Secret | None = None
+    url: str | None = None
+    admin_url: str | None = None
+    key: Secret | None = None
+    https_proxy: Secret | None = None
+    no_proxy: str = ""
+
+    def secret(self, name: str) -> Secret | None:
+        """A variable that a setting names (`secrets: {root: "env:NAME"}`)."""
+        value = os.environ.get(name)
+        return Secret(value) if value else None
+
+
+def read_environment() -> Environment:
+    """Read the environment once. Names: GATEHOUSE_DATA_DIR, _BOOTSTRAP_KEY, _ROOT_KEY, _URL, _ADMIN_URL, _KEY, HTTPS_PROXY, NO_PROXY."""
+    env = os.environ
+
+    def secret(*names: str) -> Secret | None:
+        return next((Secret(env[name]) for name in names if env.get(name)), None)
+
+    return Environment(
+        data_dir=Path(env.get("GATEHOUSE_DATA_DIR") or "gatehouse-data"),
+        bootstrap_key=secret("GATEHOUSE_BOOTSTRAP_KEY"),
+        root_key=secret("GATEHOUSE_ROOT_KEY"),
+        url=env.get("GATEHOUSE_URL"),
+        admin_url=env.get("GATEHOUSE_ADMIN_URL"),
+        key=secret("GATEHOUSE_KEY"),
+        https_proxy=secret("HTTPS_PROXY", "https_proxy"),
+        no_proxy=env.get("NO_PROXY") or env.get("no_proxy") or "",
+    )
+
+
+def worker_environment() -> dict[str, str]:
+    """What a child process inherits: everything but our own secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GATEHOUSE_")}
+
+
+def process_environment() -> Mapping[str, str]:
+    """The variables that `${NAME}` in the operator's file may name."""
+    return os.environ
+
+
+def decode_custom(kind: type, value: Any) -> Any:
+    """msgspec's hook for the types of the tree that are ours."""
+    if kind is Secret:
+        if not isinstance(value, str):
+            raise TypeError("Expected `str`")
+        return Secret(value)
+    raise TypeError(f"cannot read a {kind.__name__}")
+
+
+def encode_custom(value: Any) -> Any:
+    """The inverse of `decode_custom`: reveals secrets, so what it makes goes to a worker's inner socket and nowhere else."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise TypeError(f"cannot write a {type(value).__name__}")
