@@ -61,7 +61,8 @@ class Granted(msgspec.Struct, frozen=True):
 
     `amounts` is empty when refused; then `refused` is the index of the meter that has too little and `retry_after` the
     seconds until it may have enough (None: not by waiting). `remaining` is what each meter has left beyond all leases.
-    `lifetime` seconds after `amounts` were granted what is unused must be given back (money: when idle).
+    Requests and tokens may be used for `lifetime` seconds after they were *asked for*; what is left then is given back
+    under `stamp`, the office's name for the moment of this grant. Money and slots do not age and are given back when idle.
     """
 
     amounts: tuple[int, ...] = ()
@@ -69,10 +70,23 @@ class Granted(msgspec.Struct, frozen=True):
     retry_after: float | None = None
     remaining: tuple[int, ...] = ()
     lifetime: float = 1.0
+    stamp: int = 0
+
+
+class Unused(msgspec.Struct, frozen=True, array_like=True):
+    """A leased amount that goes back; `stamp` is that of its grant (0 for money and slots)."""
+
+    meter: str
+    amount: int
+    stamp: int = 0
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """An upper bound of what one call may use of one meter, taken before it runs and trued up when it ends."""
+    """An upper bound of what one call may use of one meter, taken before it runs and trued up when it ends.
+
+    `stamp` is that of the grant it was taken from.
+    """
 
     meter: Meter
     amount: int
+    stamp: int = 0

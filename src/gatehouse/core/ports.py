@@ -10,7 +10,7 @@ from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.events import Answer, Event, Events
 from gatehouse.core.identity import KeyRecord
-from gatehouse.core.limits import Draw, Granted
+from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Deadlines, Target
 from gatehouse.core.records import Record
 
@@ -145,8 +145,8 @@ class LeaseOffice(Protocol):
     async def acquire(self, draws: tuple[Draw, ...]) -> Granted:
         """All or nothing. Raises Unavailable when it cannot be asked."""
 
-    def give_back(self, amounts: Iterable[tuple[str, int]]) -> None:
-        """Return unused amounts (meter id, amount); never awaits, never raises."""
+    def give_back(self, unused: Iterable[Unused]) -> None:
+        """Return what was leased and not used; never awaits, never raises."""
 
     def report_over(self, meter_id: str, amount: int) -> None:
         """A charge passed its hold by `amount`: counted even beyond the cap."""
