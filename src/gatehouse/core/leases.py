@@ -31,24 +31,24 @@ class LeaseRow(msgspec.Struct, frozen=True):
 
 
 class LeaseStore(Protocol):
-    """Where grants of money survive. Calls are short and synchronous; any may raise Unavailable, and then nothing changed."""
+    """Where grants of money survive. Any method may raise Unavailable, and then nothing changed."""
 
-    def load(self) -> list[LeaseRow]:
+    async def load(self) -> list[LeaseRow]:
         """Every row not yet forgotten, `booked` as the ledger has it."""
 
-    def save(self, rows: Sequence[LeaseRow]) -> None:
+    async def save(self, rows: Sequence[LeaseRow]) -> None:
         """Make `granted` and `returned` durable, in one transaction; inserts unknown rows and leaves `booked` as it stands.
 
         The drain adds to `booked` in the transaction that writes the ledger rows, and only for rows that were not there yet.
         """
 
-    def forget(self, incarnation: str, meters: Sequence[str] | None = None) -> None:
+    async def forget(self, incarnation: str, meters: Sequence[str] | None = None) -> None:
         """Remove the incarnation's rows, or those of `meters`; a no-op for unknown ones."""
 
-    def spent(self, meters: Sequence[str]) -> list[int]:
+    async def spent(self, meters: Sequence[str]) -> list[int]:
         """All that was ever charged to each meter, in their order; 0 for unknown ones. Reads totals, never the ledger."""
 
-    def write_off(self, incarnation: str, charges: Sequence[tuple[str, int]]) -> None:
+    async def write_off(self, incarnation: str, charges: Sequence[tuple[str, int]]) -> None:
         """The journal is lost: charge each (meter, amount) as spent and forget the incarnation, in one transaction.
 
         A second time, when the incarnation has no rows, it is a no-op.
@@ -64,7 +64,8 @@ class MeterState(msgspec.Struct, frozen=True):
 
     meter: str
     dimension: Dimension
-    cap: int
+    cap: int | None
+    """None for a meter nobody has drawn from since the authority started."""
     spent: int
     live: int
     in_doubt: int
@@ -73,4 +74,4 @@ class MeterState(msgspec.Struct, frozen=True):
     @property
     def balanced(self) -> bool:
         """Whether the invariant holds. A cap lowered below what is already spent or lent breaks it until the period ends."""
-        return self.cap + self.over >= self.spent + self.live + self.in_doubt
+        return self.cap is None or self.cap + self.over >= self.spent + self.live + self.in_doubt

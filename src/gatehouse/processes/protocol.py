@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from gatehouse.core.identity import KeyRecord
-from gatehouse.core.limits import Draw, Granted
+from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
 
 logger = logging.getLogger("gatehouse.processes")
@@ -60,7 +60,7 @@ class Acquired(Message, frozen=True, tag=4):
 class GiveBack(Message, frozen=True, tag=5):
     """worker -> steward: unused amounts."""
 
-    amounts: tuple[tuple[str, int], ...]
+    amounts: tuple[Unused, ...]
 
 
 class ReportOver(Message, frozen=True, tag=6):

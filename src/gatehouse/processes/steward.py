@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from gatehouse.core.identity import KeyRecord
-from gatehouse.core.limits import Draw, Granted
+from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock, Rng, Spawn
 from gatehouse.processes.protocol import (
@@ -58,7 +58,7 @@ class Office(Protocol):
     def acquire(self, incarnation: str, draws: tuple[Draw, ...]) -> Awaitable[Granted]:
         """All or nothing."""
 
-    def give_back(self, incarnation: str, amounts: Iterable[tuple[str, int]]) -> None:
+    def give_back(self, incarnation: str, unused: Iterable[Unused]) -> None:
         """Unused amounts come back."""
 
     def report_over(self, incarnation: str, meter_id: str, amount: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gatehouse.core.errors import Unavailable
 from gatehouse.core.identity import KeyRecord
-from gatehouse.core.limits import Draw, Granted
+from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.ports import Clock
 from gatehouse.processes.protocol import (
     Acquire,
@@ -54,9 +54,9 @@ class StewardClient:
         answer: Acquired = await self._ask(number, Acquire(number, draws))
         return answer.granted
 
-    def give_back(self, amounts: Iterable[tuple[str, int]]) -> None:
+    def give_back(self, unused: Iterable[Unused]) -> None:
         """See `LeaseOffice`."""
-        self.link.send(GiveBack(tuple(amounts)))
+        self.link.send(GiveBack(tuple(unused)))
 
     def report_over(self, meter_id: str, amount: int) -> None:
         """See `LeaseOffice`."""
@@ -114,7 +114,10 @@ class StewardClient:
                 if future is not None and not future.done():
                     future.set_result(message)
                 elif isinstance(message, Acquired) and message.granted.amounts:
-                    self.give_back((draw.meter.id, amount) for draw, amount in zip(draws, message.granted.amounts, strict=True))
+                    granted = message.granted
+                    self.give_back(
+                        Unused(draw.meter.id, amount, granted.stamp) for draw, amount in zip(draws, granted.amounts, strict=True)
+                    )
             case Configure() | ForgetKey() | Collect() | Drain() | Revoke():
                 self._told(message)
             case _:
