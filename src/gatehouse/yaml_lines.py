@@ -15,6 +15,8 @@ Lines = dict[str, int]
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\$\{")
 
+_PLAIN: Final = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp"))
+
 
 class YamlError(Exception):
     """The text cannot be taken; `line` is where."""
@@ -35,6 +37,8 @@ def read_yaml(text: str, environ: Mapping[str, str]) -> tuple[Any, Lines]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise YamlError(mark.line + 1 if mark else 1, f"not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+    except RecursionError:
+        raise YamlError(1, "nested too deeply") from None
     reader = _Reader(environ)
     return ({} if root is None else reader.value(root, "$")), reader.lines
 
@@ -51,13 +55,16 @@ class _Reader:
         if id(node) in self._seen:
             raise YamlError(line, "aliases are not supported; write the value out")
         self._seen.add(id(node))
-        if not node.tag.startswith("tag:yaml.org,2002:"):
+        if node.tag not in _PLAIN:
             raise YamlError(line, "tags are not supported")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
-        value = self._constructor.construct_object(node)
+        try:
+            value = self._constructor.construct_object(node)
+        except (yaml.YAMLError, ValueError):
+            raise YamlError(line, f"not a value: {str(node.value)[:40]!r}; put it in quotes") from None
         return self._expanded(value, line) if isinstance(value, str) else value
 
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What models cost, when the operator did not say."""

@@ -1,0 +1,132 @@
+"""Settings to plans: every name resolved, every price looked up and frozen, so that a call decides with values only."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from gatehouse.core.money import parse_usd
+from gatehouse.core.plans import CachePolicy, Capability, Deadlines, GuardPolicy, Plan, Target
+from gatehouse.core.usage import Price
+from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings
+
+LLAMACPP_CAPABILITIES = frozenset(
+    {Capability.STREAM, Capability.JSON_OBJECT, Capability.JSON_SCHEMA, Capability.SEED, Capability.CHOICES, Capability.LOGIT_BIAS}
+)
+FREE = PriceSettings(input="0", output="0")
+
+
+class Found(Protocol):
+    """A listing of the price catalogue."""
+
+    prices: dict[str, str]
+    context_window: int | None
+    source: str
+
+
+Lookup = Callable[[str, str | None, str], Found | None]
+"""(provider kind, base URL, model) -> listing."""
+
+
+def engine_name(target: TargetSettings) -> str:
+    """The provider name under which an embedded engine's host is known."""
+    return f"{target.engine}:{target.path}"
+
+
+def build_plans(settings: Settings, lookup: Lookup) -> tuple[Plan, ...]:
+    """One plan for each model, fallbacks followed through (each model once)."""
+    models = {model.name: model for model in settings.models}
+    targets = {name: tuple(_target(settings, target, lookup) for target in model.targets) for name, model in models.items()}
+    return tuple(_plan(model, targets, models) for model in settings.models)
+
+
+def _plan(model: ModelSettings, targets: dict[str, tuple[Target, ...]], models: dict[str, ModelSettings]) -> Plan:
+    order: list[str] = []
+    waiting = list(model.fallbacks)
+    while waiting:
+        name = waiting.pop(0)
+        if name != model.name and name not in order:
+            order.append(name)
+            waiting.extend(models[name].fallbacks)
+    plan = Plan(
+        model=model.name,
+        targets=targets[model.name],
+        fallbacks=tuple(targets[name] for name in order),
+        extra_fields=frozenset(model.extra_fields),
+        max_output_tokens=model.max_output_tokens,
+        cache=CachePolicy(model.cache.scope, model.cache.ttl) if model.cache else None,
+        guard=GuardPolicy(
+            input=model.guard.input,
+            output=model.guard.output,
+            max_text_bytes=model.guard.max_text_bytes,
+            unscannable={str(kind): verdict for kind, verdict in model.guard.unscannable.items()},
+        ),
+        strict_audit=model.strict_audit,
+    )
+    digest = hashlib.blake2b(msgspec.msgpack.encode(plan, order="sorted"), digest_size=16).digest()
+    return msgspec.structs.replace(plan, digest=digest)
+
+
+def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Target:
+    deadlines = Deadlines(**{field: getattr(target.deadlines, field) for field in target.deadlines.__struct_fields__})
+    if target.engine is not None:
+        assert target.path is not None
+        return Target(
+            id=f"{target.engine}/{_short(target.path)}",
+            provider=engine_name(target),
+            model=_short(target.path),
+            weight=target.weight,
+            price=_price(target.price or FREE, "own"),
+            context_window=target.context_window,
+            max_output_tokens=target.max_output_tokens,
+            capabilities=frozenset(target.capabilities) if target.capabilities is not None else LLAMACPP_CAPABILITIES,
+            region=target.region,
+            deadlines=deadlines,
+        )
+    assert target.provider is not None
+    assert target.model is not None
+    provider = next(provider for provider in settings.providers if provider.name == target.provider)
+    price, window = None, target.context_window
+    if target.price is not None:
+        price = _price(target.price, "own")
+    elif (found := lookup(provider.kind, provider.base_url, target.model)) is not None:
+        price = _price(msgspec.convert(found.prices, PriceSettings), found.source)
+        window = window or found.context_window
+    elif settings.prices.on_unknown == "zero":
+        price = _price(FREE, "zero")
+    elif settings.prices.on_unknown == "fallback" and settings.prices.fallback is not None:
+        price = _price(settings.prices.fallback, "fallback")
+    return Target(
+        id=f"{target.provider}/{target.model}",
+        provider=target.provider,
+        model=target.model,
+        weight=target.weight,
+        price=price,
+        context_window=window,
+        max_output_tokens=target.max_output_tokens,
+        capabilities=frozenset(target.capabilities) if target.capabilities is not None else frozenset(Capability),
+        region=target.region,
+        deadlines=deadlines,
+    )
+
+
+def _short(path: str) -> str:
+    return "tiny" if path == "builtin" else path.rsplit("/", 1)[-1].removesuffix(".gguf")
+
+
+def _price(price: PriceSettings, source: str) -> Price:
+    def units(text: str | None, otherwise: str) -> int:
+        return int(parse_usd(otherwise if text is None else text))
+
+    figures = (
+        units(price.input, "0"),
+        units(price.output, "0"),
+        units(price.cached_input, price.input),
+        units(price.cache_write, price.input),
+        units(price.reasoning, price.output),
+        units(price.audio_input, price.input),
+        units(price.audio_output, price.output),
+    )
+    name = hashlib.blake2b(repr((source, figures)).encode(), digest_size=6).hexdigest()
+    return Price(f"{source.partition(' ')[0]}:{name}", *figures)

@@ -1,0 +1,192 @@
+"""What the admin API takes and gives, as types: bodies are validated against them and the OpenAPI document is made from them."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+class _View(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class BudgetBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """At most so many USD in each day or month (UTC), or in all."""
+
+    usd: Annotated[str, Meta(description="decimal string", examples=["1.00"])]
+    period: Literal["day", "month", "total"] = "month"
+
+
+class LimitsBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the key may use at a time; left out means unlimited."""
+
+    requests_per_minute: Annotated[int, Meta(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Meta(ge=1)] | None = None
+    concurrency: Annotated[int, Meta(ge=1)] | None = None
+
+
+class NewKey(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key to be made."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    team: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    role: Literal["admin", "developer", "viewer"] = "developer"
+    models: Annotated[list[str], Meta(max_length=1000)] | None = None
+    budget: BudgetBody | None = None
+    limits: LimitsBody | None = None
+    expires_at: Annotated[str | float, Meta(description="RFC 3339 or seconds since the epoch")] | None = None
+
+
+class KeyView(_View, frozen=True, kw_only=True):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    team: str | None
+    roles: list[str]
+    models: list[str] | None
+    budget: BudgetBody | None
+    limits: LimitsBody
+    expires_at: float | None
+    revoked: bool
+    created_at: float | None = None
+
+
+class CreatedKey(KeyView, frozen=True, kw_only=True):
+    """A new key; `key` is shown this once."""
+
+    key: str
+
+
+class KeyPage(_View, frozen=True, kw_only=True):
+    """Some keys; ask again with `cursor` for the next ones."""
+
+    data: list[KeyView]
+    cursor: str | None = None
+
+
+class UsageReport(_View, frozen=True, kw_only=True):
+    """Usage summed by the asked groups: each row has their fields, requests, input_tokens, output_tokens and cost_usd (a decimal string)."""
+
+    rows: list[dict[str, str | int | None]]
+
+
+class StageView(_View, frozen=True, kw_only=True):
+    """When a stage's admit began, in microseconds from the start of the call, and how long it took."""
+
+    stage: str
+    start_us: int
+    took_us: int
+
+
+class AttemptView(_View, frozen=True, kw_only=True):
+    """One attempt at a target, or the end of a call that had none."""
+
+    attempt: int
+    at: float
+    model: str
+    target: str
+    outcome: str
+    error: str
+    usage: dict[str, int]
+    cost_usd: str
+    price: str
+    cache: str
+    flags: list[str]
+    duration_us: int
+    first_event_us: int
+    final: bool
+    stages: list[StageView]
+
+
+class RequestView(_View, frozen=True, kw_only=True):
+    """One call with everything that is remembered of it."""
+
+    id: str
+    key_id: str
+    team: str | None
+    operation: str
+    traffic: str
+    policy: str
+    attempts: list[AttemptView]
+
+
+class RequestPage(_View, frozen=True, kw_only=True):
+    """Calls, newest first."""
+
+    data: list[RequestView]
+    cursor: str | None = None
+
+
+class AuditView(_View, frozen=True, kw_only=True):
+    """One line of the audit log; `leaf` is its hash in the Merkle tree."""
+
+    seq: int
+    at: float
+    kind: str
+    action: str
+    actor: str
+    tenant: str
+    subject: str
+    outcome: str
+    detail: dict[str, str]
+    commitment: str
+    leaf: str
+
+
+class AuditPage(_View, frozen=True, kw_only=True):
+    """Audit events in order."""
+
+    data: list[AuditView]
+    cursor: str | None = None
+
+
+class CheckpointView(_View, frozen=True, kw_only=True):
+    """The newest signed checkpoint of the audit log, as a C2SP signed note."""
+
+    note: str
+
+
+class Health(_View, frozen=True, kw_only=True):
+    """`degraded` names parts that do not work as they should."""
+
+    status: Literal["ok", "unavailable"]
+    version: str
+    degraded: dict[str, str] = {}
+
+
+class MeterView(_View, frozen=True, kw_only=True):
+    """A meter with a cap: cap >= spent + live + in_doubt, unless a charge passed its hold."""
+
+    meter: str
+    dimension: str
+    cap: int
+    spent: int
+    live: int
+    in_doubt: int
+
+
+class MeterReport(_View, frozen=True, kw_only=True):
+    """Meters as the lease office sees them now."""
+
+    data: list[MeterView]
+
+
+class ErrorBody(_View, frozen=True, kw_only=True):
+    """What went wrong."""
+
+    type: str
+    code: str
+    message: str
+    param: str | None
+    request_id: str
+
+
+class ErrorView(_View, frozen=True, kw_only=True):
+    """Every error looks like this."""
+
+    error: ErrorBody

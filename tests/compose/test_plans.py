@@ -1,0 +1,92 @@
+"""Settings to plans: names, fallbacks, prices and digests."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from gatehouse.compose.plans import build_plans
+from gatehouse.operator_file import parse
+from gatehouse.settings import Settings
+
+BASE = """
+providers:
+  - {name: lab, kind: openai-compatible, base_url: "http://127.0.0.1:8000/v1"}
+prices: {on_unknown: %s, fallback: {input: "7", output: "8"}}
+models:
+  - name: a
+    targets: [{provider: lab, model: priced, price: {input: "0.25", output: "2.00", cached_input: "0.025"}}]
+    fallbacks: [b]
+  - name: b
+    targets: [{provider: lab, model: unpriced}]
+    fallbacks: [a, c]
+  - name: c
+    targets: [{engine: llamacpp, path: builtin}]
+"""
+
+
+class Listing(msgspec.Struct):
+    prices: dict[str, str]
+    context_window: int | None
+    source: str
+
+
+def nothing(_kind: str, _url: str | None, _model: str) -> None:
+    return None
+
+
+def settings(on_unknown: str = "block") -> Settings:
+    return parse(BASE % on_unknown, "f", {})
+
+
+def test_fallbacks_are_followed_once() -> None:
+    """A falls back to b, b to c and back to a: each model once, itself never."""
+    plans = {plan.model: plan for plan in build_plans(settings(), nothing)}
+    assert [[target.id for target in group] for group in plans["a"].fallbacks] == [["lab/unpriced"], ["llamacpp/tiny"]]
+    assert [[target.id for target in group] for group in plans["b"].fallbacks] == [["lab/priced"], ["llamacpp/tiny"]]
+
+
+def test_own_price_is_exact() -> None:
+    """Per million tokens in units of 10^-10 USD; buckets left out cost what input or output costs."""
+    price = build_plans(settings(), nothing)[0].targets[0].price
+    assert price is not None
+    assert (price.input, price.output, price.cached_input, price.reasoning) == (25 * 10**8, 2 * 10**10, 25 * 10**7, 2 * 10**10)
+    assert price.snapshot.startswith("own:")
+
+
+@pytest.mark.parametrize(("on_unknown", "expected"), [("block", None), ("zero", 0), ("fallback", 7 * 10**10)])
+def test_unknown_price(on_unknown: str, expected: int | None) -> None:
+    """Block leaves it unknown for Route to refuse, zero books nothing, fallback uses the given figure."""
+    price = build_plans(settings(on_unknown), nothing)[1].targets[0].price
+    assert (price.input if price else None) == expected
+
+
+def test_the_catalogue_is_asked_only_without_an_own_price() -> None:
+    """Prices and context windows of the catalogue fill what the operator did not say."""
+    asked: list[tuple[Any, ...]] = []
+
+    def lookup(*words: Any) -> Listing:
+        asked.append(words)
+        return Listing({"input": "1", "output": "2"}, 4096, "some catalogue 1")
+
+    target = build_plans(settings(), lookup)[1].targets[0]
+    assert asked == [("openai-compatible", "http://127.0.0.1:8000/v1", "unpriced")]
+    assert target.context_window == 4096
+    assert target.price is not None
+    assert target.price.snapshot.startswith("some:")
+
+
+def test_embedded_engines_cost_nothing() -> None:
+    """Unless the operator puts a price on them."""
+    price = build_plans(settings(), nothing)[2].targets[0].price
+    assert price is not None
+    assert price.output == 0
+
+
+def test_the_digest_follows_every_change() -> None:
+    """Equal settings, equal digests; any change of a plan or its guard, another digest."""
+    first = [plan.digest for plan in build_plans(settings(), nothing)]
+    assert first == [plan.digest for plan in build_plans(settings(), nothing)]
+    changed = parse(BASE.replace("name: c", "name: c\n    guard: {output: block}") % "block", "f", {})
+    second = [plan.digest for plan in build_plans(changed, nothing)]
+    assert [a == b for a, b in zip(first, second, strict=True)] == [True, True, False]

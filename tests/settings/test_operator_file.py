@@ -1,0 +1,118 @@
+"""The operator's file: what is wrong is refused with its line, what is right becomes one frozen tree."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehouse.core.calls import FORBIDDEN_FIELDS
+from gatehouse.operator_file import SettingsError, load, parse
+from gatehouse.settings import Settings, decode_custom, encode_custom
+
+GOOD = """\
+providers:
+  - {name: openai, kind: openai, api_key: "${THE_KEY}"}
+  - {name: lab, kind: openai-compatible, base_url: "http://127.0.0.1:8000/v1"}
+models:
+  - name: assistant
+    targets:
+      - {provider: lab, model: qwen3-8b, weight: 3}
+      - {provider: openai, model: gpt-5-mini, price: {input: "0.25", cached_input: "0.025", output: "2.00"}}
+    fallbacks: [tiny]
+  - name: tiny
+    targets: [{engine: llamacpp, path: builtin}]
+storage: {url: "sqlite:///gatehouse.db"}
+state: {url: "memory://"}
+"""
+ENV = {"THE_KEY": "a-very-secret-value"}
+
+
+def test_the_smallest_useful_file() -> None:
+    """The design's example is taken as it stands; variables are expanded, secrets hidden."""
+    settings = parse(GOOD, "f.yaml", ENV)
+    assert settings.providers[0].api_key.reveal() == "a-very-secret-value"
+    assert "a-very-secret-value" not in repr(settings)
+    assert [target.weight for target in settings.models[0].targets] == [3, 1]
+
+
+def test_an_empty_file_is_all_defaults() -> None:
+    """Nothing said is nothing changed."""
+    assert parse("", "f.yaml", {}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("workers: 2\nwrokers: 3\n", 2, "unknown setting 'wrokers'"),
+        ("models:\n  - name: a\n    targets:\n      - {engine: llamacpp, path: x, temprature: 1}\n", 4, "unknown setting 'temprature'"),
+        ("workers: many\n", 1, "Expected `int`"),
+        ("workers: 0\n", 1, ">= 1"),
+        ("workers: 1\nworkers: 2\n", 2, "given twice"),
+        ("a: &x 1\nb: *x\n", 1, "aliases"),
+        ("a: !!python/object:os.system x\n", 1, "tags"),
+        ("workers: [1\n", 2, "not YAML"),
+        ("listen:\n  host: ${NOPE}\n", 2, "the environment has no NOPE"),
+        ("models:\n  - targets: [{engine: llamacpp, path: x}]\n", 2, "needs 'name'"),
+        ("models:\n  - name: a\n    targets: []\n", 3, "length >= 1"),
+        ("models:\n  - name: a\n    targets: [{provider: gone, model: m}]\n", 3, "no provider 'gone'"),
+        ("models:\n  - name: a\n    targets: [{provider: p, engine: llamacpp}]\n", 3, "either provider and model"),
+        ("models:\n  - name: a\n    targets: [{engine: llamacpp}]\n", 3, "needs path"),
+        ("models:\n  - name: a\n    fallbacks: [b]\n    targets: [{engine: llamacpp, path: x}]\n", 3, "does not define"),
+        ("providers:\n  - {name: p, kind: openai-compatible}\n", 2, "needs base_url"),
+        ("providers:\n  - {name: p, kind: openai}\n  - {name: p, kind: openai}\n", 3, "two entries named 'p'"),
+        ("prices: {on_unknown: fallback}\n", 1, "prices.fallback must be given"),
+        ('prices: {on_unknown: fallback, fallback: {input: "-1", output: "1"}}\n', 1, "not negative"),
+        ("state: {url: nowhere://}\n", 1, "memory"),
+        ("models:\n  - name: a\n    extra_fields: [api_base]\n    targets: [{engine: llamacpp, path: x}]\n", 3, "never passed on"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(text: str, line: int, words: str) -> None:
+    """Every kind of mistake: file, line, reason."""
+    with pytest.raises(SettingsError) as caught:
+        parse(text, "f.yaml", {})
+    assert str(caught.value).startswith(f"f.yaml: line {line}: ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("field", sorted(FORBIDDEN_FIELDS))
+def test_no_setting_admits_a_forbidden_field(field: str) -> None:
+    """CVE-2024-6587, PYSEC-2026-4070: what picks a network target or code is never passed on, not even by configuration."""
+    with pytest.raises(SettingsError, match="never passed on"):
+        parse(f"models:\n  - name: a\n    extra_fields: [{field}]\n    targets: [{{engine: llamacpp, path: x}}]\n", "f.yaml", {})
+
+
+def test_errors_hold_no_secret() -> None:
+    """A mistake beside a secret does not print it."""
+    with pytest.raises(SettingsError) as caught:
+        parse('providers:\n  - {name: openai, kind: openai, api_key: "${THE_KEY}", nope: "${THE_KEY}"}\n', "f.yaml", ENV)
+    assert "a-very-secret-value" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """Missing, not UTF-8, too large: one sentence each."""
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load(tmp_path / "missing.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(SettingsError, match="not UTF-8 at byte 3"):
+        load(tmp_path / "latin.yaml")
+    (tmp_path / "big.yaml").write_bytes(b"#" * (4 * 1024 * 1024 + 1))
+    with pytest.raises(SettingsError, match="larger than"):
+        load(tmp_path / "big.yaml")
+
+
+def test_the_tree_survives_the_inner_socket() -> None:
+    """Encoded for a worker and decoded there, secrets included, it is the same tree."""
+    settings = parse(GOOD, "f.yaml", ENV)
+    encoded = msgspec.json.encode(settings, enc_hook=encode_custom)
+    assert msgspec.json.decode(encoded, type=Settings, dec_hook=decode_custom) == settings
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_settings_or_an_error(text: str) -> None:
+    """No text of any kind gets past as anything but Settings or SettingsError."""
+    try:
+        parse(text, "f.yaml", {})
+    except SettingsError as error:
+        assert str(error).startswith("f.yaml: line ")
