@@ -60,12 +60,18 @@ class Principal(msgspec.Struct, frozen=True):
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
-    """What is stored of a key: never the key, only the HMAC-SHA256 of it under the pepper. `version` rises with each change."""
+    """What is stored of a key: never the key, only the HMAC-SHA256 of it under the pepper. `version` rises with each change.
+
+    A rotated key keeps its id, and so its limits, budget and history; `previous` is the digest of the secret before, good
+    until `previous_until` (seconds since the epoch).
+    """
 
     digest: bytes
     principal: Principal
     revoked: bool = False
     version: int = 1
+    previous: bytes = b""
+    previous_until: float = 0.0
 
     def __repr__(self) -> str:
         return f"KeyRecord(id={self.principal.key_id!r}, revoked={self.revoked})"
