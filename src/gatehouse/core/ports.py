@@ -105,6 +105,8 @@ class Attempt(Protocol):
     request_id: str
     tenant: str
     deadlines: Deadlines
+    sent: bool
+    """Set by the model when bytes of the request may have left: a call that is cut off before that costs nothing."""
 
 
 class Model(Protocol):
