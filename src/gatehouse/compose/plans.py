@@ -20,9 +20,20 @@ FREE = PriceSettings(input="0", output="0")
 class Found(Protocol):
     """A listing of the price catalogue."""
 
-    prices: dict[str, str]
-    context_window: int | None
-    source: str
+    @property
+    def prices(self) -> dict[str, str]:
+        """Decimal strings of USD per million tokens, by bucket."""
+        ...
+
+    @property
+    def context_window(self) -> int | None:
+        """In tokens."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Which catalogue, of which version."""
+        ...
 
 
 Lookup = Callable[[str, str | None, str], Found | None]

@@ -24,12 +24,30 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="m"):
     """Base of all messages."""
 
 
+class WorkerKeys(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker needs of the root key, derived for exactly these purposes. Never printed."""
+
+    pepper: bytes
+    commitment: bytes
+    bootstrap: bytes | None = None
+    """The digest of the bootstrap key, when there is one."""
+
+    def __repr__(self) -> str:
+        return "WorkerKeys(***)"
+
+
 class Configure(Message, frozen=True, tag=0):
     """steward -> worker: take this configuration. `settings` is the encoded tree, secrets included; it never leaves the pair."""
 
     version: str
     settings: bytes
     plans: tuple[Plan, ...]
+    keys: WorkerKeys
+    engines: dict[str, str] = {}
+    """Where the hosts of embedded engines are: provider name to socket path."""
+
+    def __repr__(self) -> str:
+        return f"Configure(version={self.version!r})"
 
 
 class Configured(Message, frozen=True, tag=1):

@@ -14,7 +14,6 @@ import msgspec
 
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
-from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock, Rng, Spawn
 from gatehouse.processes.protocol import (
     Acquire,
@@ -42,14 +41,6 @@ logger = logging.getLogger("gatehouse.steward")
 DRAIN_SECONDS: Final = 0.25
 CHECKPOINT_SECONDS: Final = 5.0
 COLLECT_SECONDS: Final = 2.0
-
-
-class Configuration(msgspec.Struct, frozen=True):
-    """One validated version of the configuration, as workers get it."""
-
-    version: str
-    settings: bytes
-    plans: tuple[Plan, ...]
 
 
 class Office(Protocol):
@@ -84,8 +75,12 @@ class Parts(msgspec.Struct, frozen=True):
     checkpoint: Callable[[], Awaitable[object]]
     take_metrics: Callable[[str, bytes], None]
     metrics_ended: Callable[[str], None]
-    worker_command: Callable[[str, int, int], Launch]
-    """(incarnation, steward descriptor, listener descriptor) -> how to start a worker."""
+    register: Callable[[str], Awaitable[None]]
+    """Know of an incarnation's journal before it can hold anything, so that its loss is noticed."""
+
+
+WorkerCommand = Callable[[str, int, int], Launch]
+"""(incarnation, steward descriptor, listener descriptor) -> how to start a worker."""
 
 
 class _Seat:
@@ -103,20 +98,34 @@ class _Seat:
 class Steward:
     """Runs a server's singular parts and its workers."""
 
-    def __init__(self, parts: Parts, listener: socket.socket, clock: Clock, rng: Rng, spawn: Spawn) -> None:
-        self._parts = parts
+    def __init__(self, command: WorkerCommand, listener: socket.socket, clock: Clock, rng: Rng, spawn: Spawn) -> None:
+        self._command = command
         self._listener = listener
+        self._equipment: Parts | None = None
         self._clock = clock
         self._rng = rng
         self._spawn = spawn
         self._seats: list[_Seat] = []
-        self._configuration: Configuration | None = None
+        self._configuration: Configure | None = None
         self._collecting: dict[int, tuple[set[int], asyncio.Future[None]]] = {}
         self._number = 0
         self._changed = asyncio.Event()
         self._draining = False
         self.problems: dict[str, str] = {}
         """What is degraded, by part; shown by /readyz."""
+
+    def equip(self, parts: Parts) -> None:
+        """Hand over what workers may ask for. They are started before it is built, so that both happen at the same time,
+        and ask for nothing before they are configured."""
+        self._equipment = parts
+        self._spawn(self._drain_loop(), name="drain")
+        self._spawn(self._checkpoint_loop(), name="checkpoint")
+
+    @property
+    def _parts(self) -> Parts:
+        if self._equipment is None:
+            raise RuntimeError("the steward is not equipped yet")
+        return self._equipment
 
     # -- the configuration ---------------------------------------------------------------------------------------
 
@@ -125,11 +134,11 @@ class Steward:
         """The configuration in force."""
         return self._configuration.version if self._configuration else ""
 
-    async def configure(self, configuration: Configuration) -> dict[str, str]:
+    async def configure(self, configuration: Configure) -> dict[str, str]:
         """Put a validated configuration in force in every worker; returns what each worker that could not says."""
         self._configuration = configuration
         for seat in self._seats:
-            self._send_configuration(seat)
+            await self._send_configuration(seat)
         await self._until(lambda: all(seat.version == configuration.version or seat.link is None for seat in self._seats), 10.0)
         return {
             f"worker {seat.index}": self.problems.get(f"worker-{seat.index}", "did not answer")
@@ -137,22 +146,26 @@ class Steward:
             if seat.link and seat.version != configuration.version
         }
 
-    def _send_configuration(self, seat: _Seat) -> None:
-        configuration = self._configuration
-        if configuration is not None and seat.link is not None:
-            seat.link.send(Configure(configuration.version, configuration.settings, configuration.plans))
+    async def _send_configuration(self, seat: _Seat) -> None:
+        link = seat.link
+        if self._configuration is None or link is None or not link.open:
+            return
+        if seat.version == "":
+            await self._parts.register(seat.incarnation)
+        link.send(self._configuration)
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
     async def start(self, workers: int) -> None:
-        """Start the workers; returns at once. `ready` tells when they serve."""
+        """Start the workers; returns when their processes exist. `ready` tells when they serve."""
         for index in range(workers):
             seat = _Seat(index)
             self._seats.append(seat)
             seat.child = Child(f"worker {index}", partial(self._launch, seat), partial(self._ended, seat), self._clock)
             self._spawn(seat.child.run(), name=f"supervise-worker-{index}")
-        self._spawn(self._drain_loop(), name="drain")
-        self._spawn(self._checkpoint_loop(), name="checkpoint")
+        for seat in self._seats:
+            assert seat.child is not None
+            await seat.child.started.wait()
 
     async def ready(self, seconds: float) -> bool:
         """Wait until every worker accepts connections."""
@@ -180,11 +193,16 @@ class Steward:
         seat.version = ""
         seat.link = link = Link(lambda message: self._receive(seat, link, message), lambda: self._hung_up(seat, link))
         self._spawn(self._attach(ours, link, seat), name=f"attach-worker-{seat.index}")
-        return self._parts.worker_command(seat.incarnation, theirs.detach(), self._listener.fileno())
+        return self._command(seat.incarnation, theirs.detach(), self._listener.fileno())
 
     async def _attach(self, ours: socket.socket, link: Link, seat: _Seat) -> None:
         await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
-        self._send_configuration(seat)
+        try:
+            await self._send_configuration(seat)
+        except Exception:
+            # Without a registered journal the worker must not run: it ends with its link, and is started again later.
+            logger.exception("worker %d cannot be configured", seat.index)
+            link.close()
 
     def _hung_up(self, seat: _Seat, link: Link) -> None:
         if seat.link is link:
@@ -198,8 +216,9 @@ class Steward:
             seat.link.close()
             seat.link = None
         seat.serving = False
-        self._parts.metrics_ended(incarnation)
-        self._parts.office.incarnation_died(incarnation)
+        if self._equipment is not None:
+            self._equipment.metrics_ended(incarnation)
+            self._equipment.office.incarnation_died(incarnation)
         if status and not self._draining:
             logger.error("worker %d (%s) ended with status %d", seat.index, incarnation, status)
         self._notify()
@@ -324,8 +343,9 @@ class Steward:
                 seat.link.send(Drain(grace))
         await self._until(lambda: not self.pids, grace + 5.0)
         await asyncio.gather(*(child.stop(1.0) for child in children))
-        await self._try("drain", self._parts.books.drain_now)
-        await self._try("checkpoint", self._parts.checkpoint)
+        if self._equipment is not None:
+            await self._try("drain", self._equipment.books.drain_now)
+            await self._try("checkpoint", self._equipment.checkpoint)
 
     # -- waiting -----------------------------------------------------------------------------------------------
 

@@ -40,6 +40,8 @@ class Child:
         self._clock = clock
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
+        self.started = asyncio.Event()
+        """Set when the first process exists."""
         self.restarts = 0
 
     @property
@@ -71,6 +73,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=False,
             )
+            self.started.set()
         finally:
             for descriptor in launch.hand_over:
                 with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ ORPHAN_GRACE: Final = 2.0
 """Seconds that running calls get when the steward died: the journal still takes their records, but nothing can be leased."""
 
 
-class DataPlane(Protocol):
+class Plane(Protocol):
     """What compose builds for a worker."""
 
     runner: Runner
@@ -51,7 +51,7 @@ class DataPlane(Protocol):
         """Give everything back."""
 
 
-Build = Callable[[StewardClient, Configure], Awaitable[DataPlane]]
+Build = Callable[[StewardClient, Configure], Awaitable[Plane]]
 
 
 class Worker:
@@ -62,7 +62,7 @@ class Worker:
         self._clock = clock
         self._spawn = spawn
         self._client = StewardClient(clock, self._told, self._lost)
-        self._plane: DataPlane | None = None
+        self._plane: Plane | None = None
         self._inbox: asyncio.Queue[Message | None] = asyncio.Queue()
         """None is the end."""
         self._listener: socket.socket | None = None

@@ -42,6 +42,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("gatehouse_limit_refusals_total", "counter", "Calls refused by a limit.", ("dimension",)),
     Family("gatehouse_over_hold_total", "counter", "Charges above their hold.", ("target",)),
     Family("gatehouse_journal_errors_total", "counter", "Records the journal could not take.", ()),
+    Family("gatehouse_worker_restarts_total", "counter", "Workers that had to be started again.", ()),
     Family("gatehouse_bad_requests_total", "counter", "Requests that were not HTTP we accept.", ("reason",)),
 )
 BY_NAME: Final = {family.name: family for family in FAMILIES}

@@ -34,7 +34,7 @@ class NewKey(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     team: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
-    role: Literal["admin", "developer", "viewer"] = "developer"
+    roles: Annotated[list[Literal["admin", "developer", "viewer"]], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["developer"])
     models: Annotated[list[str], Meta(max_length=1000)] | None = None
     budget: BudgetBody | None = None
     limits: LimitsBody | None = None
@@ -42,10 +42,11 @@ class NewKey(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class KeyView(_View, frozen=True, kw_only=True):
-    """A key without its secret."""
+    """A key without its secret; `hint` is what may be shown of it. Times are seconds since the epoch."""
 
     id: str
     name: str
+    hint: str
     team: str | None
     roles: list[str]
     models: list[str] | None
@@ -53,13 +54,21 @@ class KeyView(_View, frozen=True, kw_only=True):
     limits: LimitsBody
     expires_at: float | None
     revoked: bool
-    created_at: float | None = None
+    revoked_at: float | None
+    created_at: float
+    created_by: str
 
 
 class CreatedKey(KeyView, frozen=True, kw_only=True):
-    """A new key; `key` is shown this once."""
+    """A new key, or one with a new secret; `key` is shown this once."""
 
     key: str
+
+
+class RotateBody(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the old secret goes on working."""
+
+    grace_seconds: Annotated[float, Meta(ge=0, le=604800)] = 0.0
 
 
 class KeyPage(_View, frozen=True, kw_only=True):
@@ -70,7 +79,7 @@ class KeyPage(_View, frozen=True, kw_only=True):
 
 
 class UsageReport(_View, frozen=True, kw_only=True):
-    """Usage summed by the asked groups: each row has their fields, requests, input_tokens, output_tokens and cost_usd (a decimal string)."""
+    """Usage by the asked groups: each row has their fields, requests, input_tokens, output_tokens and cost_usd (decimal)."""
 
     rows: list[dict[str, str | int | None]]
 
@@ -134,12 +143,12 @@ class AuditView(_View, frozen=True, kw_only=True):
     subject: str
     outcome: str
     detail: dict[str, str]
-    commitment: str
-    leaf: str
+    commitment: Annotated[str, Meta(description="hexadecimal")]
+    leaf: Annotated[str, Meta(description="hexadecimal")]
 
 
 class AuditPage(_View, frozen=True, kw_only=True):
-    """Audit events in order."""
+    """Audit events, newest first."""
 
     data: list[AuditView]
     cursor: str | None = None
@@ -164,10 +173,12 @@ class MeterView(_View, frozen=True, kw_only=True):
 
     meter: str
     dimension: str
-    cap: int
+    cap: int | None
     spent: int
     live: int
     in_doubt: int
+    over: int
+    balanced: bool
 
 
 class MeterReport(_View, frozen=True, kw_only=True):

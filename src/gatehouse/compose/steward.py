@@ -1,0 +1,290 @@
+"""The steward's parts: database, root key, books, leases, audit log, keys, reports and the admin port, tied together."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import uvicorn
+
+from gatehouse import __version__
+from gatehouse.adapters.storage.audit_log import AuditAppender, SqlAuditLog
+from gatehouse.adapters.storage.books import SqlBooks
+from gatehouse.adapters.storage.facts import FIRST_KEY, ROOT_FINGERPRINT, fact, keep_fact
+from gatehouse.adapters.storage.keys import SqlKeyStore
+from gatehouse.adapters.storage.leases import SqlLeaseStore
+from gatehouse.adapters.storage.ledger import SqlLedger, SqlPriceBook
+from gatehouse.adapters.storage.shelf import FileJournalShelf
+from gatehouse.adapters.storage.sql import Database
+from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
+from gatehouse.adapters.telemetry.exposition import Exposition
+from gatehouse.adapters.telemetry.tally import ProcessTally
+from gatehouse.adapters.vault.root import Purpose, RootKey, check_fingerprint, open_root
+from gatehouse.adapters.vault.signing import AuditSigner
+from gatehouse.compose.plans import Found, build_plans
+from gatehouse.control.audit import AuditAdministration
+from gatehouse.control.drain import Drain
+from gatehouse.control.keys import KeyAdministration, KeySpec, system_principal
+from gatehouse.control.lease_office import Office
+from gatehouse.control.reports import Reports
+from gatehouse.core.audit import AuditEvent
+from gatehouse.core.identity import KeyRecord, Principal
+from gatehouse.core.keys import SHORTEST_BOOTSTRAP, KeyChecker
+from gatehouse.core.secrets import Secret
+from gatehouse.operator_file import SettingsError
+from gatehouse.pipeline.stages.identify import identify
+from gatehouse.processes.protocol import Configure, WorkerKeys
+from gatehouse.processes.steward import Parts, Steward
+from gatehouse.settings import Environment, Settings, encode_custom
+from gatehouse.wire.admin.app import build_app
+from gatehouse.wire.admin.endpoints import Services, endpoints
+
+logger = logging.getLogger("gatehouse.steward")
+
+
+class _AdminServer(uvicorn.Server):
+    """uvicorn without its own idea of signals: the steward has one already."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Directory:
+    """Keys straight from the store, for the admin port."""
+
+    def __init__(self, store: SqlKeyStore) -> None:
+        self._store = store
+
+    async def find(self, key_id: str) -> KeyRecord | None:
+        """See `KeyDirectory`."""
+        stored = await self._store.find(key_id)
+        return None if stored is None else stored.record
+
+
+def open_root_key(settings: Settings, environment: Environment, data_dir: Path) -> RootKey:
+    """The root key that the settings or GATEHOUSE_ROOT_KEY name."""
+    source, value = settings.secrets.root, None
+    if not source and environment.root_key is not None:
+        source, value = "env:GATEHOUSE_ROOT_KEY", environment.root_key.reveal()
+    elif source.startswith("env:"):
+        secret = environment.secret(source.removeprefix("env:"))
+        value = secret.reveal() if secret is not None else None
+    # A database without its key is a lost key, not a new installation.
+    fresh = not (data_dir / "gatehouse.db").exists()
+    return open_root(source, data_dir, value, create=fresh)
+
+
+def checker_of(root: RootKey, bootstrap: Secret | None) -> tuple[KeyChecker, bytes | None]:
+    """What checks keys, and the digest of the bootstrap key if there is one."""
+    pepper = root.derive(Purpose.API_KEY_PEPPER)
+    if bootstrap is None:
+        return KeyChecker(pepper), None
+    if len(bootstrap.reveal()) < SHORTEST_BOOTSTRAP:
+        raise SettingsError(f"GATEHOUSE_BOOTSTRAP_KEY must have at least {SHORTEST_BOOTSTRAP} characters")
+    digest = KeyChecker(pepper).digest(bootstrap.reveal().encode())
+    return KeyChecker(pepper, digest), digest
+
+
+class StewardParts:
+    """Everything of the steward that is built once. Made with `open`."""
+
+    def __init__(self, database: Database, root: RootKey, steward: Steward) -> None:
+        self.database = database
+        self.steward = steward
+        self._root = root
+        self._admin: _AdminServer | None = None
+        self._admin_task: asyncio.Task[Any] | None = None
+        self._exposition = Exposition()
+        self.first: str | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        environment: Environment,
+        data_dir: Path,
+        steward: Steward,
+        clock: SystemClock,
+        rng: SystemRng,
+        spawn: TaskSpawner,
+    ) -> Self:
+        """Open storage and build everything on it."""
+        root = open_root_key(settings, environment, data_dir)
+        database = await Database.open(settings.storage.url.reveal(), data_dir)
+        try:
+            stored = await database.run(lambda connection: keep_fact(connection, ROOT_FINGERPRINT, root.fingerprint()))
+            check_fingerprint(stored, root)
+            parts = cls(database, root, steward)
+            await parts._build(environment, data_dir, clock, rng, spawn)
+        except BaseException:
+            await database.close()
+            raise
+        return parts
+
+    async def _build(self, environment: Environment, data_dir: Path, clock: SystemClock, rng: SystemRng, spawn: TaskSpawner) -> None:
+        database, root = self.database, self._root
+        self._clock, self._spawn = clock, spawn
+        seal = root.derive(Purpose.AUDIT_SEAL)
+        appender = AuditAppender(seal)
+        signer = AuditSigner(root.derive(Purpose.AUDIT_SIGNING), root.fingerprint())
+        self.log = SqlAuditLog(database.run, database.read, appender, signer, seal)
+        self._checker, bootstrap_digest = checker_of(root, environment.bootstrap_key)
+        self._worker_keys = WorkerKeys(root.derive(Purpose.API_KEY_PEPPER), root.derive(Purpose.AUDIT_COMMITMENT), bootstrap_digest)
+        store = SqlKeyStore(database.run, appender.append)
+        self._directory = _Directory(store)
+        self.office = Office(SqlLeaseStore(database.run), clock)
+        await self.office.open()
+        books = SqlBooks(database.run, appender.append, _server_id(data_dir))
+        tally = ProcessTally()
+        self.drain = Drain(FileJournalShelf(data_dir / "journals"), books, self.office, clock, tally)
+        self._prices = SqlPriceBook(database.run)
+        self.keys = KeyAdministration(store, self._checker, self.log, self._key_changed, clock, rng)
+        self._rng = rng
+        # What a dead process left behind is settled before anybody can spend again.
+        await self.drain.drain_now()
+        self.steward.equip(
+            Parts(
+                office=self.office,
+                books=self.drain,
+                find_key=self._directory.find,
+                checkpoint=lambda: self.log.checkpoint(clock.now()),
+                take_metrics=self._exposition.take,
+                metrics_ended=self._exposition.ended,
+                register=books.register,
+            )
+        )
+        await self._first_start(database)
+
+    async def _first_start(self, database: Database) -> None:
+        """A new installation gets one administrator's key, which may also call models so that the first call is one command away."""
+        if await database.read(lambda connection: fact(connection, FIRST_KEY)) is not None:
+            return
+        minted = await self.keys.create(system_principal(), KeySpec(name="administrator", roles=("admin", "developer")))
+        await database.run(lambda connection: keep_fact(connection, FIRST_KEY, minted.stored.id))
+        self.first = minted.key
+
+    async def first_key(self) -> str | None:
+        """The administrator's key when it was made in this run; afterwards None for ever."""
+        key, self.first = self.first, None
+        return key
+
+    def _key_changed(self, key_id: str, *, revoked: bool) -> None:
+        self.steward.key_changed(key_id, revoked=revoked)
+
+    # -- configuration ---------------------------------------------------------------------------------------------
+
+    async def configure(self, settings: Settings) -> dict[str, str]:
+        """Freeze the settings into plans and put them in force; returns what workers say who could not."""
+        plans = await asyncio.to_thread(build_plans, settings, _lookup)
+        await self._prices.keep([target.price for plan in plans for target in plan.everywhere if target.price is not None])
+        encoded = msgspec.msgpack.encode(settings, enc_hook=encode_custom)
+        version = hashlib.blake2b(encoded + b"".join(plan.digest for plan in plans), digest_size=6).hexdigest()
+        return await self.steward.configure(Configure(version, encoded, plans, self._worker_keys))
+
+    async def reload(self, before: Settings, after: Settings) -> dict[str, str]:
+        """Swap the configuration; the old one stays when it cannot be built. Either way it is audited with what changed."""
+        old = self.steward.version
+        try:
+            problems = await self.configure(after)
+        except Exception as error:
+            logger.exception("the new configuration cannot be put in force; the old one stays")
+            problems = {"steward": type(error).__name__}
+        if problems:
+            await self.configure(before)
+            words = "; ".join(f"{part}: {problem}" for part, problem in problems.items())
+            await self.reload_refused(words)
+            return problems
+        self.steward.problems.pop("configuration", None)
+        changed = _difference(before, after)
+        logger.info("configuration %s is in force (was %s): %s", self.steward.version, old, changed or "nothing changed")
+        await self._audit("config.reload", "ok", {"before": old, "after": self.steward.version, "changed": changed})
+        return {}
+
+    async def reload_refused(self, reason: str) -> None:
+        """A configuration that cannot be taken: said in the log, in /readyz and in the audit log; the old one stays in force."""
+        logger.error("the configuration was not reloaded, the old one stays: %s", reason)
+        self.steward.problems["configuration"] = reason[:500]
+        await self._audit("config.reload", "refused", {"before": self.steward.version, "reason": reason})
+
+    async def _audit(self, action: str, outcome: str, detail: dict[str, str]) -> None:
+        event = AuditEvent(self._clock.now(), "system", action, "system", "default", "configuration", outcome, detail)
+        await self.log.record((event,))
+
+    # -- the admin port --------------------------------------------------------------------------------------------
+
+    async def serve_admin(self, listener: socket.socket) -> None:
+        """Answer the admin port from now on."""
+        services = Services(
+            keys=self.keys,
+            reports=Reports(SqlLedger(self.database.read), self.drain.drain_now),
+            audit=AuditAdministration(self.log, self._clock),
+            statement=self.office.statement,
+            metrics=self._metrics,
+            readiness=lambda: (self.steward.serving, dict(self.steward.problems)),
+            version=__version__,
+        )
+        app = build_app(endpoints(services), self._identify, self._rng, __version__)
+        config = uvicorn.Config(
+            app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=False, timeout_graceful_shutdown=2
+        )
+        self._admin = _AdminServer(config)
+        self._admin_task = self._spawn(self._admin.serve([listener]), name="admin")
+
+    async def _identify(self, credentials: tuple[bytes, ...]) -> Principal:
+        return await identify(credentials, self._directory, self._checker, self._clock.now())
+
+    async def _metrics(self) -> bytes:
+        await self.steward.collect()
+        return self._exposition.render([("gatehouse_worker_restarts_total", (), self.steward.restarts)])
+
+    async def close(self) -> None:
+        """Stop answering, write down what came back, disconnect."""
+        if self._admin is not None and self._admin_task is not None:
+            self._admin.should_exit = True
+            await asyncio.wait({self._admin_task}, timeout=3.0)
+        with contextlib.suppress(Exception):
+            await self.office.tidy()
+        await self.database.close()
+
+
+def _lookup(kind: str, base_url: str | None, model: str) -> Found | None:
+    from gatehouse.adapters.prices.catalogue import PriceCatalogue
+
+    return PriceCatalogue().find(kind, base_url, model, datetime.now(UTC))
+
+
+def _server_id(data_dir: Path) -> str:
+    """The name under which this data directory's journals stand in the books, made once."""
+    path = data_dir / "server.id"
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"srv-{os.urandom(8).hex()}")
+            file.flush()
+            os.fsync(file.fileno())
+    return path.read_text().strip()
+
+
+def _difference(before: Settings, after: Settings) -> str:
+    """Which parts changed, by name; values are not repeated, they may be secrets."""
+    parts: list[str] = []
+    for field in before.__struct_fields__:
+        old, new = getattr(before, field), getattr(after, field)
+        if old == new:
+            continue
+        if isinstance(old, list):
+            was, now = {entry.name: entry for entry in old}, {entry.name: entry for entry in new}
+            parts += [f"{field}: +{name}" for name in now.keys() - was.keys()]
+            parts += [f"{field}: -{name}" for name in was.keys() - now.keys()]
+            parts += [f"{field}: ~{name}" for name in was.keys() & now.keys() if was[name] != now[name]]
+        else:
+            parts.append(field)
+    return ", ".join(sorted(parts))
