@@ -26,7 +26,8 @@ class ToolDelta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ChoiceDelta(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one event adds to one choice. `logprobs` is opaque JSON."""
+    """What one event adds to one choice. `logprobs` is opaque JSON. `begins` is true on the first piece of its choice (and
+    only there): dialects say the role with it."""
 
     index: int = 0
     text: str = ""
@@ -35,6 +36,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     tools: tuple[ToolDelta, ...] = ()
     finish: FinishReason | None = None
     logprobs: Any = None
+    begins: bool = False
 
 
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):

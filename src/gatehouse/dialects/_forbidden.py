@@ -1,0 +1,74 @@
+"""Field names that are refused wherever a caller puts them, whatever a model's `extra_fields` list.
+
+Each once let a caller of some gateway or server redirect a request, and the credentials with it, replace the template that
+frames the prompt, or reach another machine's memory (security research, table 3.3, rows 16, 17, 32 and 33). A list of the
+top level only was what row 17 was about, so this one is asked about every object.
+"""
+
+from typing import Any, Final
+
+from gatehouse.core.errors import InvalidRequest
+from gatehouse.dialects._json import MAX_DEPTH, child, fits, invalid
+
+FORBIDDEN: Final = frozenset(
+    {
+        # where a request goes
+        "api_base",
+        "azure_endpoint",
+        "base_url",
+        "custom_llm_provider",
+        "endpoint_url",
+        "litellm_params",
+        "model_list",
+        "router_settings",
+        "user_config",
+        # under whose name
+        "api_key",
+        "aws_access_key_id",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "azure_ad_token",
+        "vertex_credentials",
+        # what is sent beside what was read
+        "extra_body",
+        "extra_headers",
+        "extra_query",
+        # how the server frames and runs it
+        "cache_salt",
+        "chat_template",
+        "chat_template_kwargs",
+        "kv_transfer_params",
+        "logits_processors",
+        "media_io_kwargs",
+        "mm_processor_kwargs",
+        "vllm_xargs",
+    }
+)
+_WORTH_A_LOOK: Final = (dict, list, int)
+
+
+def forbidden(path: str) -> InvalidRequest:
+    """The refusal of the forbidden field at `path`."""
+    return invalid(path, "callers may not set this field.", "forbidden_field")
+
+
+def refuse_forbidden(value: Any, path: str = "") -> None:
+    """Look at every object inside an opaque `value`.
+
+    Raises:
+        InvalidRequest: naming the forbidden field, a value nested more than MAX_DEPTH levels deep, or an integer that 64 bits
+            do not hold.
+    """
+    pending: list[tuple[str, Any, int]] = [(path, value, 0)]
+    while pending:
+        at, node, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise invalid(at, f"nested more than {MAX_DEPTH} levels deep.")
+        if type(node) is dict:
+            if not FORBIDDEN.isdisjoint(node):
+                raise forbidden(child(at, next(name for name in node if name in FORBIDDEN)))
+            pending += [(child(at, name), item, depth + 1) for name, item in node.items() if type(item) in _WORTH_A_LOOK]
+        elif type(node) is list:
+            pending += [(child(at, index), item, depth + 1) for index, item in enumerate(node) if type(item) in _WORTH_A_LOOK]
+        elif type(node) is int and not fits(node):
+            raise invalid(at, "the integer does not fit 64 bits.")

@@ -1,0 +1,110 @@
+"""The shapes of what a target answers. Fields we do not know are tolerated here: the bytes pass on as they came.
+
+Usage and errors stay undecoded at first: a count or an error that is written badly must not spoil the answer around it.
+"""
+
+from typing import Any, Final
+
+from msgspec import Raw, Struct
+
+from gatehouse.core.calls import ToolCall
+from gatehouse.core.events import FinishReason
+
+_FINISHES: Final[dict[str, FinishReason]] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+ABSENT: Final = Raw()
+
+
+def given(member: Raw) -> bool:
+    """Whether the member is there and not null."""
+    return member is not ABSENT and bytes(member) != b"null"
+
+
+def finish_reason(said: str | None) -> FinishReason:
+    """Why a choice ended, in core's words; reasons that only one server knows (`eos`, `abort`) count as stop."""
+    return _FINISHES.get(said or "stop", "stop")
+
+
+class _Function(Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Custom(Struct, gc=False):
+    name: str | None = None
+    input: str | None = None
+
+
+class ToolPiece(Struct, gc=False):
+    """A tool call, or a piece of one."""
+
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+    custom: _Custom | None = None
+
+    def core(self) -> ToolCall:
+        """The complete call of an answer."""
+        if self.custom is not None:
+            return ToolCall(self.id or "", self.custom.name or "", self.custom.input or "", "custom")
+        function = self.function or _Function()
+        return ToolCall(self.id or "", function.name or "", function.arguments or "")
+
+
+class MessageReply(Struct, gc=False):
+    """The message of an answer, or the delta of a chunk."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolPiece] | None = None
+
+
+class ChoiceReply(Struct, gc=False):
+    """One choice of an answer."""
+
+    message: MessageReply
+    index: int = 0
+    finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class ChoicePiece(Struct, gc=False):
+    """One choice of a chunk."""
+
+    delta: MessageReply | None = None
+    index: int = 0
+    finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class AnswerReply(Struct, gc=False):
+    """A whole answer."""
+
+    choices: list[ChoiceReply] | None = None
+    id: str | None = None
+    model: str | None = None
+    created: int | float | None = None
+    usage: Raw = ABSENT
+    system_fingerprint: str | None = None
+    error: Raw = ABSENT
+
+
+class ChunkReply(Struct, gc=False):
+    """One frame of a stream."""
+
+    choices: list[ChoicePiece] | None = None
+    id: str | None = None
+    model: str | None = None
+    created: int | float | None = None
+    usage: Raw = ABSENT
+    system_fingerprint: str | None = None
+    error: Raw = ABSENT

@@ -1,0 +1,97 @@
+"""Whole answers, both ways. The bytes of an answer pass as they came; it is written anew only when a stage changed it."""
+
+from typing import Any, Final
+
+import msgspec
+
+from gatehouse.core.calls import Call
+from gatehouse.core.events import Answer, Choice
+from gatehouse.dialects.openai._replies import AnswerReply, ChoiceReply, finish_reason, given
+from gatehouse.dialects.openai.errors import error_in_answer, not_understood
+from gatehouse.dialects.openai.requests import tool_call
+from gatehouse.dialects.openai.usage import read_usage, write_usage
+
+NAME: Final = "openai"
+
+
+def decode_answer(body: bytes) -> Answer:
+    """The answer in a 200 response's body; unknown fields stay in `raw` only.
+
+    A usage that cannot be true is left out of both the value and `raw`.
+
+    Raises:
+        UpstreamFailed: not an answer (upstream_invalid), or an error dressed as one.
+    """
+    try:
+        reply = msgspec.json.decode(body, type=AnswerReply)
+    except (ValueError, RecursionError) as fault:
+        raise not_understood(f"answer of {len(body)} bytes: {type(fault).__name__}") from None
+    if not reply.choices:
+        if given(reply.error):
+            raise error_in_answer(reply.error)
+        raise not_understood(f"answer of {len(body)} bytes without choices")
+    usage = None
+    if given(reply.usage):
+        usage = read_usage(reply.usage)
+        if usage is None:
+            body = without_usage(body)
+    return Answer(
+        tuple([_choice(choice) for choice in reply.choices]),
+        reply.id or "",
+        reply.model or "",
+        int(reply.created or 0),
+        usage,
+        reply.system_fingerprint,
+        body,
+        NAME,
+    )
+
+
+def _choice(reply: ChoiceReply) -> Choice:
+    message = reply.message
+    return Choice(
+        reply.index,
+        message.content,
+        message.reasoning_content or message.reasoning,
+        message.refusal,
+        tuple([piece.core() for piece in message.tool_calls]) if message.tool_calls else (),
+        finish_reason(reply.finish_reason),
+        reply.logprobs,
+    )
+
+
+def without_usage(body: bytes) -> bytes:
+    """The same JSON object without its usage; empty when what a target wrote beside the answer cannot be written again."""
+    try:
+        value = msgspec.json.decode(body, type=dict[str, Any])
+        value.pop("usage", None)
+        return msgspec.json.encode(value)
+    except (ValueError, RecursionError, OverflowError):
+        return b""
+
+
+def encode_answer(answer: Answer, call: Call) -> bytes:
+    """The body for `answer`: its own bytes when they are of this dialect."""
+    if answer.raw and answer.dialect == NAME:
+        return answer.raw
+    body: dict[str, Any] = {
+        "id": answer.id,
+        "object": "chat.completion",
+        "created": answer.created,
+        "model": answer.model or call.model,
+        "choices": [_write_choice(choice) for choice in answer.choices],
+    }
+    if answer.usage is not None:
+        body["usage"] = write_usage(answer.usage)
+    if answer.fingerprint is not None:
+        body["system_fingerprint"] = answer.fingerprint
+    return msgspec.json.encode(body)
+
+
+def _write_choice(choice: Choice) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": choice.refusal}
+    if choice.reasoning is not None:
+        message["reasoning_content"] = choice.reasoning
+    if choice.tools:
+        message["tool_calls"] = [tool_call(called) for called in choice.tools]
+    return {"index": choice.index, "message": message, "logprobs": choice.logprobs, "finish_reason": choice.finish}

@@ -1,0 +1,262 @@
+"""Requests for chat completions, both ways: the body a caller sent to a `Call`, and a `Call` to the body a target gets.
+
+A request is never passed on as it came: what leaves is written from the `Call`, so guard and model read the same thing.
+
+What is done with the documented fields we cannot carry in a `Call`:
+
+- `store`, `service_tier`, `modalities`, `audio`, `prediction`, `web_search_options`, `verbosity`, `prompt_cache_key`,
+  `prompt_cache_options`, `prompt_cache_retention`, `safety_identifier`, `moderation` and any other top-level field land in
+  `Call.extra`. Route refuses those that the model does not list in `extra_fields`, so none is ignored silently.
+- `functions`, `function_call` and messages of role `function` are refused with a word on their successors.
+- Inside objects every unknown field is refused (`prompt_cache_breakpoint`, `include_obfuscation` too): nobody could list it.
+- Custom tools and allowed-tools choices are refused; calls of custom tools in the history are carried.
+- An explicit null is the same as an absent field.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Message, Part, ResponseFormat, ToolCall, ToolChoice
+from gatehouse.dialects._forbidden import FORBIDDEN, refuse_forbidden
+from gatehouse.dialects._json import explain, invalid, plain, refuse_ambiguity
+from gatehouse.dialects._schemas import check_schema
+from gatehouse.dialects.openai._shapes import (
+    FIELDS,
+    MAX_REMOTE_URL,
+    AnyMessage,
+    AssistantShape,
+    ChatRequest,
+    FileShape,
+    FunctionTool,
+    ImageShape,
+    SchemaFormat,
+    UserShape,
+)
+
+_SUCCESSORS: Final = {"functions": "tools", "function_call": "tool_choice"}
+_WITH_USAGE: Final = {"include_usage": True}
+
+
+def decode_request(body: bytes) -> Call:
+    """The call that a body asks for.
+
+    Raises:
+        InvalidRequest: naming the field, or the position where the body is not what JSON should be.
+    """
+    try:
+        request = msgspec.json.decode(body, type=ChatRequest)
+    except (ValueError, RecursionError) as fault:
+        if not (isinstance(fault, msgspec.ValidationError) and str(fault).startswith("Object contains unknown field")):
+            raise explain(fault, body) from None
+        request, extra = _decode_with_extra(body, fault)
+    else:
+        refuse_ambiguity(body, request)
+        extra = {}
+    _check(request, len(body))
+    named = request.tool_choice
+    choice = None if named is None else ToolChoice(named) if isinstance(named, str) else ToolChoice("required", named.function.name)
+    stop = request.stop
+    options = request.stream_options
+    return Call(
+        model=request.model,
+        messages=tuple([message.core() for message in request.messages]),
+        tools=tuple([tool.core() for tool in request.tools]) if request.tools else (),
+        tool_choice=choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        response_format=None if request.response_format is None else request.response_format.core(),
+        n=request.n or 1,
+        max_tokens=request.max_tokens or request.max_completion_tokens,
+        stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
+        temperature=request.temperature,
+        top_p=request.top_p,
+        frequency_penalty=request.frequency_penalty,
+        presence_penalty=request.presence_penalty,
+        seed=request.seed,
+        logprobs=request.logprobs,
+        top_logprobs=request.top_logprobs,
+        logit_bias=request.logit_bias or None,
+        reasoning_effort=request.reasoning_effort,
+        user=request.user,
+        metadata=request.metadata or {},
+        stream=bool(request.stream),
+        include_usage=options is not None and bool(options.include_usage),
+        extra=extra,
+    )
+
+
+def _decode_with_extra(body: bytes, fault: msgspec.ValidationError) -> tuple[ChatRequest, dict[str, Any]]:
+    """The longer way, for a body with top-level fields we do not know."""
+    value = plain(body)
+    extra = {name: item for name, item in value.items() if name not in FIELDS}
+    if not extra:
+        raise explain(fault, body)
+    refuse_ambiguity(body, value)
+    refuse_forbidden(extra)
+    extra = {name: item for name, item in extra.items() if item is not None}
+    for name, successor in _SUCCESSORS.items():
+        if name in extra:
+            raise invalid(name, f"this field is no longer accepted; use {successor}.", "unknown_field")
+    for name in extra:
+        if len(name) > 64 or not name.isprintable():
+            raise invalid(name, "unknown field.", "unknown_field")
+    try:
+        return msgspec.convert({name: item for name, item in value.items() if name in FIELDS}, ChatRequest), extra
+    except (ValueError, RecursionError) as narrower:
+        raise explain(narrower, body) from None
+
+
+def _check(request: ChatRequest, size: int) -> None:
+    """What the shapes cannot say: fields that need each other, names that must exist, bounds of what is opaque."""
+    if not request.model.isprintable():
+        raise invalid("model", "the name holds control characters.")
+    if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
+        raise invalid("max_completion_tokens", "differs from max_tokens; give one of them.")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise invalid("top_logprobs", "needs logprobs to be true.")
+    if request.stream_options is not None and not request.stream:
+        raise invalid("stream_options", "needs stream to be true.")
+    if request.metadata and not FORBIDDEN.isdisjoint(request.metadata):
+        refuse_forbidden(request.metadata, "metadata")
+    if request.tools or request.tool_choice is not None:
+        _check_tools(request.tools or (), request.tool_choice, size)
+    if isinstance(request.response_format, SchemaFormat) and request.response_format.json_schema.schema is not None:
+        check_schema(request.response_format.json_schema.schema, "response_format.json_schema.schema", size)
+    for index, message in enumerate(request.messages):
+        if type(message) is AssistantShape or type(message.content) is not str:
+            _check_message(message, f"messages[{index}]")
+
+
+def _check_tools(tools: Sequence[FunctionTool], choice: Any, size: int) -> None:
+    names = set()
+    for index, tool in enumerate(tools):
+        name = tool.function.name
+        if name in names:
+            raise invalid(f"tools[{index}].function.name", f"two tools are called {name}.")
+        names.add(name)
+        if tool.function.parameters is not None:
+            check_schema(tool.function.parameters, f"tools[{index}].function.parameters", size)
+    if choice is None:
+        return
+    if not tools:
+        raise invalid("tool_choice", "is only allowed with tools.")
+    if not isinstance(choice, str) and choice.function.name not in names:
+        raise invalid("tool_choice.function.name", f"no tool is called {choice.function.name}.")
+
+
+def _check_message(message: AnyMessage, path: str) -> None:
+    if type(message) is AssistantShape:
+        if not isinstance(message.content, str | list) and not message.tool_calls and not message.refusal:
+            raise invalid(f"{path}.content", "is required unless tool_calls are given.")
+    elif type(message) is UserShape and type(message.content) is list:
+        for index, part in enumerate(message.content):
+            if type(part) is ImageShape:
+                _check_url(part.image_url.url, f"{path}.content[{index}].image_url.url")
+            elif type(part) is FileShape and part.file.file_data is None and part.file.file_id is None:
+                raise invalid(f"{path}.content[{index}].file", "needs file_data or file_id.")
+
+
+def _check_url(url: str, path: str) -> None:
+    scheme = url[:8].lower()
+    if scheme.startswith("data:"):
+        return
+    if not scheme.startswith(("https://", "http://")):
+        raise invalid(path, "must be a data:, https: or http: URL.")
+    if len(url) > MAX_REMOTE_URL or not url.isprintable() or " " in url:
+        raise invalid(path, f"must have at most {MAX_REMOTE_URL} printable characters.")
+
+
+def encode_request(call: Call, model: str, *, max_tokens_field: str = "max_tokens") -> bytes:
+    """The body that asks `model` for what `call` says.
+
+    A stream is always asked to end with its usage. `max_tokens_field` is what the target calls the bound of the output:
+    `max_tokens`, or `max_completion_tokens` for reasoning models of OpenAI itself.
+    """
+    body: dict[str, Any] = dict(call.extra)
+    body["model"] = model
+    body["messages"] = [
+        message if type(message.content) is not tuple and not message.tool_calls else _message(message) for message in call.messages
+    ]
+    if call.stream:
+        body["stream"] = True
+        body["stream_options"] = _WITH_USAGE
+    if call.tools:
+        body["tools"] = [{"type": "function", "function": tool} for tool in call.tools]
+    if call.tool_choice is not None:
+        named = call.tool_choice.name
+        body["tool_choice"] = call.tool_choice.mode if named is None else {"type": "function", "function": {"name": named}}
+    if call.response_format is not None:
+        body["response_format"] = _response_format(call.response_format)
+    if call.n != 1:
+        body["n"] = call.n
+    if call.max_tokens is not None:
+        body[max_tokens_field] = call.max_tokens
+    if call.stop:
+        body["stop"] = call.stop
+    if call.metadata:
+        body["metadata"] = call.metadata
+    for name in _SAME:
+        value = getattr(call, name)
+        if value is not None:
+            body[name] = value
+    return msgspec.json.encode(body)
+
+
+_SAME: Final = (
+    "parallel_tool_calls",
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "reasoning_effort",
+    "user",
+)
+"""Fields that are called the same in core and say nothing when None."""
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """A message whose parts or tool calls are shaped otherwise in core; all others encode as they are."""
+    content = message.content
+    body: dict[str, Any] = {"role": message.role, "content": [_part(part) for part in content] if isinstance(content, tuple) else content}
+    if message.name is not None:
+        body["name"] = message.name
+    if message.tool_calls:
+        body["tool_calls"] = [tool_call(called) for called in message.tool_calls]
+    if message.tool_call_id is not None:
+        body["tool_call_id"] = message.tool_call_id
+    if message.refusal is not None:
+        body["refusal"] = message.refusal
+    return body
+
+
+def tool_call(called: ToolCall) -> dict[str, Any]:
+    """A complete tool call, as histories and answers write it."""
+    if called.kind == "custom":
+        return {"id": called.id, "type": "custom", "custom": {"name": called.name, "input": called.arguments}}
+    return {"id": called.id, "type": "function", "function": {"name": called.name, "arguments": called.arguments}}
+
+
+def _part(part: Part) -> Any:
+    match part:
+        case ImagePart():
+            image = {"url": part.url} if part.detail is None else {"url": part.url, "detail": part.detail}
+            return {"type": "image_url", "image_url": image}
+        case AudioPart():
+            return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
+        case FilePart():
+            fields = {"file_data": part.data, "file_id": part.file_id, "filename": part.filename}
+            return {"type": "file", "file": {name: value for name, value in fields.items() if value is not None}}
+        case _:
+            return part  # text and refusal are written alike in core
+
+
+def _response_format(wanted: ResponseFormat) -> dict[str, Any]:
+    if wanted.kind != "json_schema":
+        return {"type": wanted.kind}
+    fields = {"name": wanted.name, "description": wanted.description, "schema": wanted.schema, "strict": wanted.strict}
+    return {"type": "json_schema", "json_schema": {name: value for name, value in fields.items() if value is not None}}
