@@ -23,7 +23,16 @@ LONG_FUNCTIONS: frozenset[str] = frozenset()
 
 BANNED_NAMES = re.compile(r"^(utils?|common|helpers?|misc)$")
 DECIDING = ("core", "pipeline", "control", "dialects")
-OUTSIDE_WORLD = {"time.time", "time.monotonic", "time.perf_counter", "time.sleep", "random", "asyncio.sleep", "asyncio.create_task", "asyncio.ensure_future"}
+OUTSIDE_WORLD = {
+    "time.time",
+    "time.monotonic",
+    "time.perf_counter",
+    "time.sleep",
+    "random",
+    "asyncio.sleep",
+    "asyncio.create_task",
+    "asyncio.ensure_future",
+}
 
 
 def relative(path: Path) -> str:
@@ -49,14 +58,19 @@ def test_files_stay_below_the_wall() -> None:
 def test_functions_stay_below_the_wall() -> None:
     """No function over 80 lines beyond the allow-list, and the list holds nothing that has shrunk."""
     long = {
-        f"{relative(path)}:{node.name}" for path in SOURCES for node in functions(ast.parse(path.read_text())) if length(node) > FUNCTION_WALL
+        f"{relative(path)}:{node.name}"
+        for path in SOURCES
+        for node in functions(ast.parse(path.read_text()))
+        if length(node) > FUNCTION_WALL
     }
     assert long == LONG_FUNCTIONS
 
 
 def test_rooms_have_names() -> None:
     """Nothing is called utils, common, helpers or misc: a name says what is inside."""
-    assert [relative(path) for path in (*SOURCES, *TESTS) for part in (path.stem, path.parent.name) if BANNED_NAMES.match(part.strip("_"))] == []
+    assert [
+        relative(path) for path in (*SOURCES, *TESTS) for part in (path.stem, path.parent.name) if BANNED_NAMES.match(part.strip("_"))
+    ] == []
 
 
 def dotted(node: ast.expr) -> str:
@@ -103,7 +117,11 @@ def python(code: str) -> str:
 
 def test_import_gatehouse_is_light() -> None:
     """`import gatehouse` brings nothing of ours or heavy along: measured in modules, which no noisy machine changes."""
-    loaded = set(json.loads(python("import json, sys; before = set(sys.modules); import gatehouse; print(json.dumps(sorted(set(sys.modules) - before)))")))
+    loaded = set(
+        json.loads(
+            python("import json, sys; before = set(sys.modules); import gatehouse; print(json.dumps(sorted(set(sys.modules) - before)))")
+        )
+    )
     heavy = {"sqlalchemy", "starlette", "uvicorn", "typer", "rich", "cryptography", "xllamacpp", "asyncio", "yaml", "genai_prices"}
     assert not heavy & {name.partition(".")[0] for name in loaded}
     assert len(loaded) < 60
@@ -112,7 +130,19 @@ def test_import_gatehouse_is_light() -> None:
 def test_a_worker_never_imports_the_stewards_stack() -> None:
     """Workers carry calls: no SQL, no admin, no YAML, no command line, no price catalogue, no engine."""
     loaded = json.loads(python("import json, sys; import gatehouse.compose.worker; print(json.dumps(sorted(sys.modules)))"))
-    stack = {"sqlalchemy", "alembic", "starlette", "uvicorn", "typer", "rich", "yaml", "genai_prices", "pydantic", "prometheus_client", "xllamacpp"}
+    stack = {
+        "sqlalchemy",
+        "alembic",
+        "starlette",
+        "uvicorn",
+        "typer",
+        "rich",
+        "yaml",
+        "genai_prices",
+        "pydantic",
+        "prometheus_client",
+        "xllamacpp",
+    }
     assert not stack & {name.partition(".")[0] for name in loaded}
 
 

@@ -1,0 +1,232 @@
+"""Writes docs/reference from the code: settings, command line, HTTP, metrics and errors. Run it with `make docs`."""
+
+import ast
+import inspect
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+
+import gatehouse.settings as settings_module
+from gatehouse.adapters.telemetry.tally import FAMILIES
+from gatehouse.cli.main import app
+from gatehouse.core import errors
+from gatehouse.core.errors import GatehouseError
+from gatehouse.dialects.openai import OpenAIDialect
+from gatehouse.settings import Settings
+from gatehouse.wire.admin.app import Endpoint
+from gatehouse.wire.admin.endpoints import endpoints
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def main() -> None:
+    """Write every page."""
+    REFERENCE.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (REFERENCE / name).write_text(text)
+
+
+def pages() -> dict[str, str]:
+    """File name to text."""
+    return {
+        "settings.md": settings_page(),
+        "cli.md": cli_page(),
+        "http.md": http_page(),
+        "metrics.md": metrics_page(),
+        "errors.md": errors_page(),
+    }
+
+
+def settings_page() -> str:
+    """Each setting with its type, default and meaning."""
+    told = field_docs()
+    lines = [
+        "# Settings",
+        "",
+        "The operator's file is YAML. Unknown keys are refused with their line. `${NAME}` in a string is replaced from the environment;",
+        "`$${` is a literal `${`. Reloaded on SIGHUP and when the file changes; `listen`, `workers`, `storage`, `state`, `secrets` and",
+        "`cache` need a restart.",
+        "",
+    ]
+    waiting: list[tuple[str, type]] = [("the top level", Settings)]
+    seen: set[type] = set()
+    while waiting:
+        title, kind = waiting.pop(0)
+        if kind in seen:
+            continue
+        seen.add(kind)
+        lines += [f"## {title}", "", inspect.cleandoc(kind.__doc__ or ""), "", "| key | type | default | meaning |", "|---|---|---|---|"]
+        for field in msgspec.structs.fields(kind):
+            inner = nested(field.type)
+            waiting += [(f"{field.name}", each) for each in inner]
+            lines.append(f"| `{field.name}` | {shown(field.type)} | {default(field)} | {told[kind.__name__, field.name]} |")
+        lines.append("")
+    lines += ["## Environment", "", inspect.cleandoc(settings_module.read_environment.__doc__ or ""), ""]
+    return "\n".join(lines)
+
+
+def field_docs() -> dict[tuple[str, str], str]:
+    """The string under each field of each settings class. A field without one is an error."""
+    found: dict[tuple[str, str], str] = {}
+    for node in ast.parse(inspect.getsource(settings_module)).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for field, after in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name()), ast.Expr(value=ast.Constant()):
+                    found[node.name, field.target.id] = str(after.value.value).replace("\n    ", " ").replace("|", "\\|")
+    return found
+
+
+def nested(kind: Any) -> list[type]:
+    """The settings classes inside a type."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [kind]
+    return [each for argument in getattr(kind, "__args__", ()) for each in nested(argument)]
+
+
+def shown(kind: Any) -> str:
+    """A type in words."""
+    if isinstance(kind, type):
+        if issubclass(kind, msgspec.Struct):
+            return "section"
+        return {"Secret": "secret string", "str": "string", "int": "integer", "float": "number", "bool": "boolean", "NoneType": "null"}.get(
+            kind.__name__, kind.__name__.lower()
+        )
+    origin = getattr(kind, "__origin__", None)
+    arguments = getattr(kind, "__args__", ())
+    name = getattr(origin, "__name__", str(origin))
+    if hasattr(kind, "__metadata__"):
+        return shown(origin)
+    if name == "Literal":
+        return ", ".join(f"`{each}`" for each in arguments)
+    if name == "list":
+        return f"list of {shown(arguments[0])}"
+    if name == "dict":
+        return f"map of {shown(arguments[0])} to {shown(arguments[1])}"
+    return " or ".join(shown(each) for each in arguments if each is not type(None))
+
+
+def default(field: Any) -> str:
+    """A default in words."""
+    if field.required:
+        return "required"
+    if field.default is msgspec.NODEFAULT or isinstance(field.default, msgspec.Struct):
+        return "-"
+    if type(field.default).__name__ == "Secret":
+        return f"`{field.default.reveal()}`" if field.default.reveal() else "-"
+    return "-" if field.default in (None, "") else f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+
+
+def cli_page() -> str:
+    """Each command with its options."""
+    root = typer.main.get_command(app)
+    lines = [
+        "# Command line",
+        "",
+        "Commands that ask a server find it and its key in the data directory of this machine, in `GATEHOUSE_ADMIN_URL` and",
+        "`GATEHOUSE_KEY`, or take `--url` and `--key`.",
+        "",
+    ]
+    for words, command in commands(root, ("gatehouse",)):
+        lines += [f"## {' '.join(words)}", "", (command.help or "").strip(), "", "| option | default | meaning |", "|---|---|---|"]
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            text = getattr(parameter, "help", "") or ""
+            name = parameter.name.upper() if parameter.param_type_name == "argument" else ", ".join(parameter.opts)
+            value = (
+                "required"
+                if parameter.required
+                else "-"
+                if parameter.default in (None, False) or callable(parameter.default)
+                else f"`{parameter.default}`"
+            )
+            lines.append(f"| `{name}` | {value} | {text} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def commands(command: Any, words: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
+    """Every command below `command`, in order."""
+    if hasattr(command, "commands"):
+        return [found for name, each in command.commands.items() for found in commands(each, (*words, name))]
+    return [(words, command)]
+
+
+def table() -> tuple[Endpoint, ...]:
+    """The admin endpoints; nothing is called, so nothing has to stand behind them."""
+    services: Any = None
+    return endpoints(services)
+
+
+def http_page() -> str:
+    """Both ports."""
+    lines = [
+        "# HTTP",
+        "",
+        "## Data port",
+        "",
+        "| method | path | what |",
+        "|---|---|---|",
+        "| POST | `/v1/chat/completions` | OpenAI chat completions, streamed and not |",
+        "| GET | `/livez` | whether this process runs |",
+        "| GET | `/readyz` | whether this process can serve; degraded parts in the body |",
+        "",
+        "A key goes in `Authorization: Bearer` or `x-api-key`; two different keys at once are a 400. Answers carry",
+        "`x-gatehouse-request-id`, `x-gatehouse-target`, `x-gatehouse-cost-usd` (not streamed), `x-gatehouse-cache` (hit, miss, bypass)",
+        "and `x-ratelimit-*`. A stream carries its cost as `gatehouse.cost_usd` in the usage event when usage was asked for.",
+        "",
+        "## Admin port",
+        "",
+        "`/admin/openapi.json` describes these endpoints with their bodies.",
+        "",
+        "| method | path | permission | what |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {each.method} | `{each.path}` | {each.permission} | {each.summary} |" for each in table()]
+    return "\n".join([*lines, ""])
+
+
+def metrics_page() -> str:
+    """Each metric with its labels."""
+    lines = [
+        "# Metrics",
+        "",
+        "`/metrics` on the admin port, summed over all processes. Labels come from closed sets.",
+        "",
+        "| metric | kind | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| `{each.name}` | {each.kind} | {', '.join(each.labels) or '-'} | {each.text} |" for each in FAMILIES]
+    return "\n".join([*lines, ""])
+
+
+def errors_page() -> str:
+    """Each error with the status it has on the data port."""
+    lines = [
+        "# Errors",
+        "",
+        "Every error has a type, a code, a message that is safe to show, and the request id.",
+        "",
+        "| error | status | type | meaning |",
+        "|---|---|---|---|",
+    ]
+    dialect = OpenAIDialect()
+    for kind in kinds(GatehouseError):
+        example = kind("x", code="upstream_broken") if kind is errors.UpstreamFailed else kind("x")
+        status, body = dialect.encode_error(example, "req")
+        said = msgspec.json.decode(body)["error"]
+        lines.append(f"| {kind.__name__} | {status} | `{said['type']}` | {' '.join(inspect.cleandoc(kind.__doc__ or '').split())} |")
+    return "\n".join([*lines, ""])
+
+
+def kinds(kind: type[GatehouseError]) -> list[type[GatehouseError]]:
+    """The leaves and branches below `kind`."""
+    return [found for each in kind.__subclasses__() for found in (each, *kinds(each))]
+
+
+if __name__ == "__main__":
+    main()
