@@ -45,8 +45,11 @@ class LeaseStore(Protocol):
     async def forget(self, incarnation: str, meters: Sequence[str] | None = None) -> None:
         """Remove the incarnation's rows, or those of `meters`; a no-op for unknown ones."""
 
-    async def spent(self, meters: Sequence[str]) -> list[int]:
-        """All that was ever charged to each meter, in their order; 0 for unknown ones. Reads totals, never the ledger."""
+    async def totals(self, incarnation: str, meters: Sequence[str]) -> list[tuple[int, int]]:
+        """For each meter, in their order: all that was ever charged to it, and `booked` of this incarnation's row.
+
+        Both are 0 when unknown, and both are of one moment. Reads totals, never the ledger.
+        """
 
     async def write_off(self, incarnation: str, charges: Sequence[tuple[str, int]]) -> None:
         """The journal is lost: charge each (meter, amount) as spent and forget the incarnation, in one transaction.

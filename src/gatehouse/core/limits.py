@@ -5,6 +5,7 @@ grants; the invariant, for each meter with a cap, is cap >= spent + live + in do
 """
 
 import enum
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
@@ -81,7 +82,7 @@ class Unused(msgspec.Struct, frozen=True, array_like=True):
     stamp: int = 0
 
 
-class Hold(msgspec.Struct, frozen=True):
+class Hold(msgspec.Struct, frozen=True, gc=False):
     """An upper bound of what one call may use of one meter, taken before it runs and trued up when it ends.
 
     `stamp` is that of the grant it was taken from.
@@ -90,3 +91,31 @@ class Hold(msgspec.Struct, frozen=True):
     meter: Meter
     amount: int
     stamp: int = 0
+
+
+def budget_period(period: Period, now: float) -> tuple[str, float, float]:
+    """The calendar period (UTC) that `now` falls in: its name in a meter's id, and its start and end, in seconds since the epoch."""
+    if period == "total":
+        return "all", float("-inf"), float("inf")
+    start = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "day":
+        return start.strftime("%Y-%m-%d"), start.timestamp(), (start + timedelta(days=1)).timestamp()
+    start = start.replace(day=1)
+    return start.strftime("%Y-%m"), start.timestamp(), (start + timedelta(days=32)).replace(day=1).timestamp()
+
+
+def meters_of(subject: str, limits: Limits, now: float) -> tuple[Meter, ...]:
+    """The meters that `subject` ("key:<id>", "team:<name>") is measured on at `now`, in the order of `Dimension`."""
+    meters = [
+        Meter(f"{subject}:{dimension}", dimension, cap)
+        for dimension, cap in (
+            (Dimension.REQUESTS, limits.requests_per_minute),
+            (Dimension.TOKENS, limits.tokens_per_minute),
+            (Dimension.SLOTS, limits.concurrency),
+        )
+        if cap is not None
+    ]
+    if limits.budget is not None:
+        period = limits.budget.period
+        meters.append(Meter(f"{subject}:money:{period}:{budget_period(period, now)[0]}", Dimension.MONEY, limits.budget.usd))
+    return tuple(meters)

@@ -7,13 +7,16 @@ import asyncio
 import heapq
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from typing import Any
+
+import msgspec
 
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError, TooLarge, Unavailable
 from gatehouse.core.events import Event, Events
 from gatehouse.core.identity import KeyRecord
+from gatehouse.core.leases import LeaseRow
 from gatehouse.core.plans import Target
 from gatehouse.core.ports import Attempt
 from gatehouse.core.records import Record
@@ -236,6 +239,66 @@ class FakeKeys:
         if self.gone:
             raise Unavailable("Keys cannot be looked up now.")
         return self.records.get(key_id)
+
+
+class FakeLeaseStore:
+    """Leases and meter totals in memory. `gone` makes it refuse; `saves` counts transactions of `save`.
+
+    `charge` is the drain's transaction: it books on the meters and, where there is one, on the incarnation's row.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], LeaseRow] = {}
+        self.charged: Counter[str] = Counter()
+        self.gone = False
+        self.saves = 0
+
+    def charge(self, incarnation: str, charges: Sequence[tuple[str, int]]) -> None:
+        """Book as the drain does."""
+        for meter, amount in charges:
+            self.charged[meter] += amount
+            if (row := self.rows.get((incarnation, meter))) is not None:
+                self.rows[incarnation, meter] = msgspec.structs.replace(row, booked=row.booked + amount)
+
+    async def load(self) -> list[LeaseRow]:
+        """Every row."""
+        self._reach()
+        return list(self.rows.values())
+
+    async def save(self, rows: Sequence[LeaseRow]) -> None:
+        """Keep granted and returned; booked is the drain's."""
+        self._reach()
+        await asyncio.sleep(0)
+        self.saves += 1
+        for row in rows:
+            booked = known.booked if (known := self.rows.get((row.incarnation, row.meter))) is not None else 0
+            self.rows[row.incarnation, row.meter] = msgspec.structs.replace(row, booked=booked)
+
+    async def forget(self, incarnation: str, meters: Sequence[str] | None = None) -> None:
+        """Remove rows."""
+        self._reach()
+        await asyncio.sleep(0)
+        for key in [key for key in self.rows if key[0] == incarnation and (meters is None or key[1] in meters)]:
+            del self.rows[key]
+
+    async def totals(self, incarnation: str, meters: Sequence[str]) -> list[tuple[int, int]]:
+        """Spent, and booked for the incarnation."""
+        self._reach()
+        found = [(self.charged[meter], row.booked if (row := self.rows.get((incarnation, meter))) else 0) for meter in meters]
+        await asyncio.sleep(0)
+        return found
+
+    async def write_off(self, incarnation: str, charges: Sequence[tuple[str, int]]) -> None:
+        """Charge and forget, once."""
+        self._reach()
+        if any(key[0] == incarnation for key in self.rows):
+            for meter, amount in charges:
+                self.charged[meter] += amount
+            await self.forget(incarnation)
+
+    def _reach(self) -> None:
+        if self.gone:
+            raise Unavailable("The database does not answer.", code="storage_unavailable")
 
 
 class FakeModel:

@@ -1,0 +1,426 @@
+"""A worker's book of leases: what it drew from the lease office and may hand to calls without asking again.
+
+In the steady state a hold is arithmetic on local balances. When a balance is short, the calls that need it wait in line
+while one question for all of them is on its way. Nothing here can exceed a limit: the book only hands out what the office
+lent it, and amounts of a window only as long as the office allows.
+
+Near a cap, where slices would strand amounts with one worker, the office lends exactly what is needed; the pool is then
+*tight* and whatever comes back goes straight home.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from gatehouse.core.errors import Unavailable
+from gatehouse.core.limits import Dimension, Draw, Granted, Hold, Meter, Unused
+from gatehouse.core.ports import Clock, LeaseOffice, Spawn
+
+_REQUESTS: Final = Dimension.REQUESTS
+_TOKENS: Final = Dimension.TOKENS
+_MONEY: Final = Dimension.MONEY
+FOREVER: Final = float("inf")
+AHEAD: Final = 8
+"""A pool asks for as much as this many calls like the present one, or as was drawn from it lately, beyond what it needs."""
+BACKLOG: Final = 64
+"""Calls in line whose needs are added to one question."""
+PATIENCE: Final = 2
+"""How often a window's grant may be over before it arrives; then the office is too slow to be of use."""
+
+
+class Pool:
+    """What this worker has of one meter and nobody holds."""
+
+    __slots__ = (
+        "active",
+        "balance",
+        "expires",
+        "low",
+        "meter",
+        "rate",
+        "remaining",
+        "stamp",
+        "taken",
+        "tight",
+        "users",
+        "window",
+    )
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.window = meter.dimension is _REQUESTS or meter.dimension is _TOKENS
+        self.balance = 0
+        self.expires = 0.0 if self.window else FOREVER
+        self.stamp = 0
+        self.remaining = 0
+        """What the meter had left beyond all leases when the office last said so."""
+        self.tight = False
+        self.taken = 0
+        """Handed out since the last tick."""
+        self.rate = 0
+        """Handed out in the second before the last tick."""
+        self.low = 0
+        """The least that `balance` has been since the last tick: nobody needed that much."""
+        self.active = False
+        self.users = 0
+
+
+class Account:
+    """The meters of one caller, drawn from together, and the calls in line for them."""
+
+    __slots__ = ("busy", "pools", "waiting")
+
+    def __init__(self, pools: tuple[Pool, ...]) -> None:
+        self.pools = pools
+        self.waiting: deque[_Waiter] = deque()
+        self.busy = False
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A meter has too little. `remaining` is what it still has for this call's worker; `retry_after` None: not by waiting."""
+
+    meter: Meter
+    need: int
+    remaining: int
+    retry_after: float | None
+
+
+class _Waiter:
+    __slots__ = ("future", "needs")
+
+    def __init__(self, needs: tuple[int, ...], future: "asyncio.Future[tuple[Hold, ...] | Refusal]") -> None:
+        self.needs = needs
+        self.future = future
+
+
+class _Part(msgspec.Struct):
+    """What is set aside of one pool while the office is asked for the rest."""
+
+    pool: Pool
+    amount: int
+    stamp: int
+    expires: float
+
+
+class LeaseBook:
+    """Serves every call of a worker. All methods run on the worker's loop."""
+
+    def __init__(self, office: LeaseOffice, clock: Clock, spawn: Spawn) -> None:
+        self._office = office
+        self._monotonic = clock.monotonic
+        self._spawn = spawn
+        self._pools: dict[str, Pool] = {}
+        self._active: dict[str, Pool] = {}
+        self._unused: dict[tuple[str, int], int] = {}
+
+    # -- accounts ----------------------------------------------------------------------------------------------
+
+    def open(self, meters: Sequence[Meter]) -> Account:
+        """An account over `meters`; pools are shared with other accounts on the same meter. Close it when it is no longer used."""
+        pools = []
+        for meter in meters:
+            pool = self._pools.get(meter.id)
+            if pool is None:
+                pool = self._pools[meter.id] = Pool(meter)
+            pool.meter = meter
+            pool.users += 1
+            pools.append(pool)
+        return Account(tuple(pools))
+
+    def close(self, account: Account) -> None:
+        """Nothing new will be held on it; calls in line and running are served to their end."""
+        for pool in account.pools:
+            pool.users -= 1
+            self._activate(pool)
+
+    # -- a call ------------------------------------------------------------------------------------------------
+
+    def take(self, account: Account, needs: tuple[int, ...]) -> tuple[Hold, ...] | None:
+        """Hold `needs`, one for each of the account's meters, if that can be done here and now and nobody is in line."""
+        if account.waiting:
+            return None
+        return self._take(account.pools, needs)
+
+    async def hold(self, account: Account, needs: tuple[int, ...]) -> tuple[Hold, ...] | Refusal:
+        """Hold `needs`, asking the office when it has to. Callers on one account are served in the order in which they came.
+
+        Raises:
+            Unavailable: the office cannot be asked and what is here does not suffice.
+        """
+        holds = self.take(account, needs)
+        if holds is not None:
+            return holds
+        waiter = _Waiter(needs, asyncio.get_running_loop().create_future())
+        account.waiting.append(waiter)
+        if not account.busy:
+            account.busy = True
+            self._spawn(self._serve(account), name="leases")
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            # The answer may have come in the same turn of the loop as the cancel: then the hold is ours to undo.
+            if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
+                answer = waiter.future.result()
+                if not isinstance(answer, Refusal):
+                    self.release(answer)
+            raise
+
+    def settle(self, holds: Sequence[Hold], tokens: int, money: int) -> None:
+        """A call has ended: true its holds up to what it used. Its request stays counted, its slot comes back.
+
+        `tokens` and `money` (units of 10^-10 USD) are all that it used, over every attempt; more than was held is booked too.
+        """
+        home = False
+        pools = self._pools
+        for hold in holds:
+            meter = hold.meter
+            dimension = meter.dimension
+            if dimension is _REQUESTS:
+                continue
+            back = hold.amount
+            if dimension is _TOKENS:
+                back -= tokens
+            elif dimension is _MONEY:
+                back -= money
+            if back and self._put_back(pools.get(meter.id) or self._revive(meter), back, hold.stamp):
+                home = True
+        if home:
+            self._flush()
+
+    def release(self, holds: Sequence[Hold]) -> None:
+        """The call never began: everything comes back, its request too."""
+        for hold in holds:
+            self._put_back(self._pools.get(hold.meter.id) or self._revive(hold.meter), hold.amount, hold.stamp)
+        self._flush()
+
+    # -- once a second -----------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Give back what others could use: windows that are over, idle balances, half of what nobody needed this second."""
+        now = self._monotonic()
+        for pool in tuple(self._active.values()):
+            balance = pool.balance
+            if pool.window:
+                back = balance if pool.expires <= now else 0
+            elif not pool.taken or not pool.users:
+                back = balance
+            else:
+                back = pool.low // 2
+            if back:
+                self._retire(pool, back)
+            pool.rate = pool.taken
+            pool.taken = 0
+            pool.low = pool.balance
+            if not pool.balance and not pool.rate:
+                self._rest(pool)
+        self._flush()
+
+    def shut(self) -> None:
+        """The worker stops: give back everything that no call holds."""
+        for pool in tuple(self._active.values()):
+            if pool.balance:
+                self._retire(pool, pool.balance)
+        self._flush()
+
+    # -- inside: balances --------------------------------------------------------------------------------------
+
+    def _take(self, pools: tuple[Pool, ...], needs: tuple[int, ...]) -> tuple[Hold, ...] | None:
+        # One pass, undone in the rare case: this runs for every call.
+        now = self._monotonic()
+        holds: list[Hold] = []
+        for pool, need in zip(pools, needs, strict=False):
+            balance = pool.balance - need
+            if balance < 0 or pool.expires <= now:
+                for taken, hold in zip(pools, holds, strict=False):
+                    taken.balance += hold.amount
+                    taken.taken -= hold.amount
+                return None
+            pool.balance = balance
+            if balance < pool.low:  # noqa: PLR1730 - min() costs three times as much
+                pool.low = balance
+            pool.taken += need
+            holds.append(Hold(pool.meter, need, pool.stamp))
+        return tuple(holds)
+
+    def _put_back(self, pool: Pool, amount: int, stamp: int) -> bool:
+        """Return `amount` of a hold to its pool, or charge what was used above the hold. True: it has to go home now."""
+        if amount <= 0:
+            if amount:
+                self._exceed(pool, -amount)
+            return False
+        if pool.tight or (pool.window and (pool.stamp != stamp or pool.expires <= self._monotonic())):
+            key = (pool.meter.id, stamp)
+            self._unused[key] = self._unused.get(key, 0) + amount
+            return pool.tight
+        pool.balance += amount
+        if not pool.active:
+            self._activate(pool)
+        return False
+
+    def _exceed(self, pool: Pool, amount: int) -> None:
+        """More was used than was held. What lies here covers it first: that is lent to us anyway."""
+        if pool.window:
+            self._office.report_over(pool.meter.id, amount)
+            return
+        covered = min(pool.balance, amount)
+        pool.balance -= covered
+        pool.low = min(pool.low, pool.balance)
+        if amount > covered:
+            self._office.report_over(pool.meter.id, amount - covered)
+
+    def _retire(self, pool: Pool, amount: int) -> None:
+        pool.balance -= amount
+        key = (pool.meter.id, pool.stamp)
+        self._unused[key] = self._unused.get(key, 0) + amount
+
+    def _flush(self) -> None:
+        if self._unused:
+            unused, self._unused = self._unused, {}
+            self._office.give_back([Unused(meter, amount, stamp) for (meter, stamp), amount in unused.items()])
+
+    def _activate(self, pool: Pool) -> None:
+        pool.active = True
+        self._active[pool.meter.id] = pool
+
+    def _rest(self, pool: Pool) -> None:
+        """Out of every tick's way until something comes back or is drawn; forgotten when no account uses it."""
+        pool.active = False
+        self._active.pop(pool.meter.id, None)
+        if not pool.users and self._pools.get(pool.meter.id) is pool:
+            del self._pools[pool.meter.id]
+
+    def _revive(self, meter: Meter) -> Pool:
+        """A call outlived its account: what it brings back passes through."""
+        pool = self._pools[meter.id] = Pool(meter)
+        return pool
+
+    # -- inside: the line --------------------------------------------------------------------------------------
+
+    async def _serve(self, account: Account) -> None:
+        """Answer every call in line, one question at a time, then end."""
+        late = 0
+        problem: Unavailable | None = None
+        try:
+            while account.waiting:
+                waiter = account.waiting[0]
+                if waiter.future.done():
+                    account.waiting.popleft()
+                    continue
+                holds = self._take(account.pools, waiter.needs)
+                if holds is not None:
+                    account.waiting.popleft()
+                    waiter.future.set_result(holds)
+                    continue
+                if late >= PATIENCE:
+                    problem = Unavailable("Limits cannot be checked in time.", code="limits_unavailable", retry_after=1.0)
+                    return
+                late = 0 if await self._ask(account, waiter) else late + 1
+        except Unavailable as error:
+            problem = error
+        finally:
+            account.busy = False
+            for waiter in account.waiting:
+                if not waiter.future.done():
+                    waiter.future.set_exception(_unavailable(problem))
+            account.waiting.clear()
+
+    async def _ask(self, account: Account, waiter: _Waiter) -> bool:
+        """One question for the first in line, with room for the others. False: what came was of no use any more."""
+        asked = self._monotonic()
+        parts, draws, drawn = self._set_aside(account, waiter, asked)
+        cohort = len(account.waiting)
+        self._flush()
+        try:
+            granted = await self._office.acquire(tuple(draws))
+        except BaseException:
+            self._restore(parts)
+            raise
+        if granted.refused is not None:
+            self._restore(parts)
+            self._refuse(account, granted, drawn, cohort)
+            return True
+        for draw, index, amount, remaining in zip(draws, drawn, granted.amounts, granted.remaining, strict=True):
+            self._credit(parts[index], draw, amount, granted, asked)
+            parts[index].pool.remaining = remaining
+        if any(part.expires <= self._monotonic() for part in parts):
+            self._restore(parts)
+            return False
+        account.waiting.popleft()
+        if waiter.future.done():
+            self._restore(parts)
+        else:
+            for part in parts:
+                part.pool.taken += part.amount
+            waiter.future.set_result(tuple(Hold(part.pool.meter, part.amount, part.stamp) for part in parts))
+        return True
+
+    def _set_aside(self, account: Account, waiter: _Waiter, now: float) -> tuple[list[_Part], list[Draw], list[int]]:
+        """Keep what is here for the first in line, so that nobody takes it meanwhile, and list what is missing."""
+        parts: list[_Part] = []
+        draws: list[Draw] = []
+        drawn: list[int] = []
+        for index, (pool, need) in enumerate(zip(account.pools, waiter.needs, strict=True)):
+            have = min(pool.balance, need)
+            if pool.window and (have < need or pool.expires <= now):
+                # Two grants of a window do not mix: the older one is over sooner.
+                if pool.balance:
+                    self._retire(pool, pool.balance)
+                have = 0
+            pool.balance -= have
+            pool.low = min(pool.low, pool.balance)
+            parts.append(_Part(pool, have, pool.stamp, pool.expires))
+            if have < need:
+                short = need - have
+                line = sum(account.waiting[place].needs[index] for place in range(1, min(len(account.waiting), BACKLOG)))
+                draws.append(Draw(pool.meter, short, short + line + max(AHEAD * need, pool.taken, pool.rate)))
+                drawn.append(index)
+        return parts, draws, drawn
+
+    def _credit(self, part: _Part, draw: Draw, amount: int, granted: Granted, asked: float) -> None:
+        pool = part.pool
+        part.amount += draw.need
+        if pool.window:
+            if pool.balance:
+                # Another account on the same meter was given something meanwhile.
+                self._retire(pool, pool.balance)
+            part.stamp = pool.stamp = granted.stamp
+            part.expires = pool.expires = asked + granted.lifetime
+        pool.tight = amount == draw.need
+        pool.balance += amount - draw.need
+        self._activate(pool)
+
+    def _restore(self, parts: Sequence[_Part]) -> None:
+        home = False
+        for part in parts:
+            home |= self._put_back(part.pool, part.amount, part.stamp)
+        if home:
+            self._flush()
+
+    def _refuse(self, account: Account, granted: Granted, drawn: Sequence[int], cohort: int) -> None:
+        """Tell the first in line, and everybody behind who was there when the office was asked and needs more than is left."""
+        assert granted.refused is not None
+        index = drawn[granted.refused]
+        pool = account.pools[index]
+        for at, left in zip(drawn, granted.remaining, strict=True):
+            account.pools[at].remaining = left
+        left = granted.remaining[granted.refused] + pool.balance
+        fits: list[_Waiter] = []
+        for place in range(cohort):
+            waiter = account.waiting.popleft()
+            if waiter.future.done():
+                continue
+            if place == 0 or waiter.needs[index] > left:
+                waiter.future.set_result(Refusal(pool.meter, waiter.needs[index], left, granted.retry_after))
+            else:
+                fits.append(waiter)
+        account.waiting.extendleft(reversed(fits))
+
+
+def _unavailable(cause: Unavailable | None) -> Unavailable:
+    """One for each call: an exception that is raised in several tasks collects all their tracebacks."""
+    if cause is None:
+        return Unavailable("Limits cannot be checked at the moment.", code="limits_unavailable", retry_after=1.0)
+    return Unavailable(cause.message, code=cause.code, retry_after=cause.retry_after, detail=cause.detail)

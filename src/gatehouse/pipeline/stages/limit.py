@@ -1,0 +1,309 @@
+"""Limit holds what a call may use at most, of every meter its caller has, before it runs; and trues it up when it ended.
+
+The holds are upper bounds: the dearest target that may answer, the prompt counted exactly or by its bytes, and as many
+tokens of answer as may come, a number that is written into the call and so is what the target is told.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from gatehouse.core.calls import Call
+from gatehouse.core.errors import ContextTooLong, LimitExceeded
+from gatehouse.core.identity import Principal
+from gatehouse.core.limits import Dimension, Limits, budget_period, meters_of
+from gatehouse.core.money import format_usd
+from gatehouse.core.plans import Plan, Target
+from gatehouse.core.ports import Clock
+from gatehouse.core.records import MeterHold
+from gatehouse.core.usage import Price
+from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.lease_book import Account, LeaseBook, Pool, Refusal
+from gatehouse.pipeline.token_bounds import at_least, at_most
+
+CountInput = Callable[[Call, Plan], int | None]
+"""The prompt's tokens, exact or above for every target of the plan; None when that cannot be told."""
+
+MOST_CALLERS: Final = 20_000
+"""Callers whose meters are kept at hand."""
+_ORDER: Final = (Dimension.REQUESTS, Dimension.TOKENS, Dimension.SLOTS, Dimension.MONEY)
+_FULL_WINDOW: Final = "1m2s"
+"""After so long without a call a window is whole again, leases and all."""
+
+
+class _Caller:
+    """A caller's meters and everything about them that does not change from call to call."""
+
+    __slots__ = ("account", "headers", "kinds", "limits", "money", "owners", "principal", "requests", "since", "tokens", "until")
+
+    def __init__(self, principal: Principal, account: Account, owners: tuple[tuple[str, Limits], ...], since: float, until: float) -> None:
+        self.principal = principal
+        self.limits = principal.limits
+        self.account = account
+        self.owners = owners
+        """For each meter, whose it is ("key") and the limits it comes from."""
+        self.since = since
+        self.until = until
+        """The wall clock's time while which the money meters are those of the current period."""
+        kinds = [_ORDER.index(pool.meter.dimension) for pool in account.pools]
+        self.kinds = tuple(kinds)
+        self.money = tuple(index for index, kind in enumerate(kinds) if kind == 3)
+        self.requests = _first(account, Dimension.REQUESTS)
+        self.tokens = _first(account, Dimension.TOKENS)
+        self.headers: dict[str, str] = {}
+        for name, pool in (("requests", self.requests), ("tokens", self.tokens)):
+            if pool is not None:
+                self.headers[f"x-ratelimit-limit-{name}"] = str(pool.meter.cap)
+                self.headers[f"x-ratelimit-reset-{name}"] = _FULL_WINDOW
+
+
+class _Terms:
+    """What a plan's targets mean for holds."""
+
+    __slots__ = ("most_output", "plan", "prices", "window")
+
+    def __init__(self, plan: Plan) -> None:
+        targets = plan.everywhere
+        self.plan = plan
+        self.prices: tuple[Price, ...] = tuple(dict.fromkeys(target.price for target in targets if target.price is not None))
+        outputs = [target.max_output_tokens for target in targets]
+        self.most_output = None if None in outputs else max((bound for bound in outputs if bound is not None), default=None)
+        """The most that any target writes; None when one of them does not say."""
+        self.window = min((target.context_window for target in targets if target.context_window is not None), default=None)
+        """The smallest context among them: what fits here fits everywhere."""
+
+
+class Limit:
+    """Sets `x.holds` and `x.money_holds`; writes the bound of the answer into `x.call`; narrows `x.plan` to where the prompt fits."""
+
+    name = "limit"
+
+    def __init__(self, book: LeaseBook, clock: Clock, count_input: CountInput | None = None) -> None:
+        self._book = book
+        self._now = clock.now
+        self._count_input = count_input
+        self._callers: dict[str, _Caller] = {}
+        self._terms: dict[str, _Terms] = {}
+
+    async def admit(self, x: Exchange) -> None:
+        """Hold one request, one slot, the tokens and the money that the call may use at most.
+
+        Raises:
+            ContextTooLong: the prompt certainly fits no target.
+            LimitExceeded: a limit is used up, or the call alone is larger than it.
+            Unavailable: limits cannot be checked.
+        """
+        principal, call, plan = x.principal, x.call, x.plan
+        assert principal is not None
+        assert call is not None
+        assert plan is not None
+        prompt, answer, prices = self._bounds(x, call, plan)
+        now = self._now()
+        caller = self._callers.get(principal.key_id)
+        if caller is None or caller.principal is not principal or not caller.since <= now < caller.until:
+            caller = self._caller(principal, now)
+        account = caller.account
+        if not account.pools:
+            return
+        money = 0
+        if caller.money:
+            for price in prices:
+                ceiling = price.ceiling(prompt, answer)
+                if ceiling > money:  # noqa: PLR1730 - max() costs three times as much
+                    money = ceiling
+        amounts = (1, prompt + answer, 1, money)
+        needs = tuple([amounts[kind] for kind in caller.kinds])
+        holds = self._book.take(account, needs)
+        if holds is None:
+            held = await self._book.hold(account, needs)
+            if isinstance(held, Refusal):
+                _tell(x, caller)
+                raise _refused(x, caller, held, now)
+            holds = held
+        x.holds = holds
+        if caller.money:
+            x.money_holds = tuple([MeterHold(holds[index].meter.id, holds[index].amount) for index in caller.money])
+        _tell(x, caller)
+
+    def settle(self, x: Exchange) -> None:
+        """A call that never reached a model or was answered from the cache gets its tokens and money back; its request stays counted."""
+        holds = x.holds
+        if not holds:
+            return
+        x.holds = ()
+        if x.cache == "hit":
+            self._book.settle(holds, 0, 0)
+        else:
+            self._book.settle(holds, x.usage.total, x.charge)
+
+    def _bounds(self, x: Exchange, call: Call, plan: Plan) -> tuple[int, int, tuple[Price, ...]]:
+        """The most tokens that may go in and that may come out, and the prices they may be charged at."""
+        terms = self._terms.get(plan.model)
+        if terms is None or terms.plan is not plan:
+            terms = self._terms[plan.model] = _Terms(plan)
+        exact = self._count_input(call, plan) if self._count_input is not None else None
+        prompt = exact if exact is not None else at_most(call)
+        output = _output_bound(call, plan, terms)
+        if terms.window is not None and prompt + output > terms.window:
+            fitting, output = _fit(call, plan, output, exact)
+            if fitting is not plan:
+                x.plan = fitting
+                terms = _Terms(fitting)
+        if output != call.max_tokens and call.operation != "embedding":
+            x.call = msgspec.structs.replace(call, max_tokens=output)
+        return prompt, output * call.n, terms.prices
+
+    def _caller(self, principal: Principal, now: float) -> _Caller:
+        """The caller's entry, made anew when its limits or the period have changed."""
+        known = self._callers.get(principal.key_id)
+        if known is not None:
+            if known.limits == principal.limits and known.since <= now < known.until:
+                known.principal = principal
+                return known
+            self._forget(principal.key_id)
+        if len(self._callers) >= MOST_CALLERS:
+            for key_id in list(self._callers)[: MOST_CALLERS // 10]:
+                self._forget(key_id)
+        since, until = float("-inf"), float("inf")
+        meters, owners = [], []
+        for subject, limits in _subjects(principal):
+            for meter in meters_of(subject, limits, now):
+                meters.append(meter)
+                owners.append((subject.partition(":")[0], limits))
+            if limits.budget is not None:
+                _, start, end = budget_period(limits.budget.period, now)
+                since, until = max(since, start), min(until, end)
+        caller = _Caller(principal, self._book.open(meters), tuple(owners), since, until)
+        self._callers[principal.key_id] = caller
+        return caller
+
+    def _forget(self, key_id: str) -> None:
+        self._book.close(self._callers.pop(key_id).account)
+
+
+def _subjects(principal: Principal) -> tuple[tuple[str, Limits], ...]:
+    """Whose limits a call counts against."""
+    return ((f"key:{principal.key_id}", principal.limits),)
+
+
+def _first(account: Account, dimension: Dimension) -> Pool | None:
+    return next((pool for pool in account.pools if pool.meter.dimension is dimension), None)
+
+
+def _output_bound(call: Call, plan: Plan, terms: _Terms) -> int:
+    """Tokens of one choice: what was asked for, or the plan's default, but no more than any target writes."""
+    if call.operation == "embedding":
+        return 0
+    wanted = call.max_tokens if call.max_tokens is not None else plan.max_output_tokens
+    most = terms.most_output
+    return wanted if most is None or wanted <= most else most
+
+
+def _fit(call: Call, plan: Plan, output: int, exact: int | None) -> tuple[Plan, int]:
+    """Leave out targets whose context certainly cannot take the call, and shorten an answer whose length nobody asked for.
+
+    An estimate above the prompt's size proves nothing, so without an exact count only the lower bound refuses.
+    """
+    prompt = exact if exact is not None else at_least(call)
+    asked = call.max_tokens is not None
+    room = 0
+
+    def fits(target: Target) -> bool:
+        nonlocal room
+        bound = output if target.max_output_tokens is None else min(output, target.max_output_tokens)
+        if target.context_window is None:
+            room = max(room, bound)
+            return True
+        left = target.context_window - prompt
+        if left < (bound if asked else min(bound, 1)):
+            return False
+        room = max(room, min(bound, left))
+        return True
+
+    groups = [kept for group in (plan.targets, *plan.fallbacks) if (kept := tuple(target for target in group if fits(target)))]
+    if not groups:
+        raise _too_long(call, plan, prompt, output, exact is not None)
+    narrowed = (groups[0], tuple(groups[1:]))
+    if narrowed != (plan.targets, plan.fallbacks):
+        plan = msgspec.structs.replace(plan, targets=narrowed[0], fallbacks=narrowed[1])
+    return plan, room
+
+
+def _too_long(call: Call, plan: Plan, prompt: int, output: int, exact: bool) -> ContextTooLong:
+    window = max(target.context_window for target in plan.everywhere if target.context_window is not None)
+    said = f"{prompt} tokens" if exact else f"at least {prompt} tokens"
+    wanted = f" and max_tokens asks for {output} more" if call.max_tokens is not None else ""
+    advice = "Shorten the messages" + (" or lower max_tokens." if wanted else ".")
+    return ContextTooLong(
+        f"The prompt has {said}{wanted}; the context of model {plan.model!r} holds {window}. {advice}",
+        param="messages",
+    )
+
+
+def _tell(x: Exchange, caller: _Caller) -> None:
+    """The OpenAI API's headers. What remains is what this worker has and what the office last said is left beside it."""
+    if not caller.headers:
+        return
+    headers = x.headers
+    headers.update(caller.headers)
+    if (pool := caller.requests) is not None:
+        headers["x-ratelimit-remaining-requests"] = str(pool.balance + pool.remaining)
+    if (pool := caller.tokens) is not None:
+        headers["x-ratelimit-remaining-tokens"] = str(pool.balance + pool.remaining)
+
+
+def _refused(x: Exchange, caller: _Caller, refusal: Refusal, now: float) -> LimitExceeded:
+    """Which limit, how much of it, what remains, and when to come back."""
+    meter, need = refusal.meter, refusal.need
+    owner, limits = next(
+        owner
+        for owner, pool in zip(caller.owners, caller.account.pools, strict=True)
+        if pool.meter.dimension is meter.dimension and pool.meter.id == meter.id
+    )
+    wait = refusal.retry_after
+    code = "rate_limit_exceeded"
+    if meter.dimension is Dimension.REQUESTS:
+        text = f"This {owner} may make {meter.cap} requests per minute, and {refusal.remaining} are left."
+    elif meter.dimension is Dimension.TOKENS and need > meter.cap:
+        text = (
+            f"This call may need {need} tokens (its prompt and the longest answer it allows), more than the {meter.cap} that this"
+            f" {owner} may use in a whole minute. Shorten the prompt or lower max_tokens."
+        )
+    elif meter.dimension is Dimension.TOKENS:
+        text = (
+            f"This {owner} may use {meter.cap} tokens per minute; this call may need {need} (its prompt and the longest answer it"
+            f" allows), and {refusal.remaining} are left."
+        )
+    elif meter.dimension is Dimension.SLOTS:
+        code = "concurrency_exceeded"
+        text = f"This {owner} may run {meter.cap} calls at once, and {refusal.remaining} more can start now."
+    else:
+        code = "insufficient_quota"
+        text, wait = _over_budget(owner, limits, refusal, now)
+    if wait is None:
+        # What the official SDKs look at before they try again by themselves.
+        x.headers["x-should-retry"] = "false"
+    elif meter.dimension is not Dimension.MONEY:
+        text += f" Try again in {max(wait, 0.1):.1f} s."
+    return LimitExceeded(text, code=code, retry_after=wait)
+
+
+def _over_budget(owner: str, limits: Limits, refusal: Refusal, now: float) -> tuple[str, float | None]:
+    meter, need = refusal.meter, refusal.need
+    assert limits.budget is not None
+    period = limits.budget.period
+    span = "in all" if period == "total" else f"per {period}"
+    text = (
+        f"This {owner} may spend {format_usd(meter.cap)} USD {span}, and {format_usd(refusal.remaining)} USD are left;"
+        f" this call may cost up to {format_usd(need)} USD."
+    )
+    if need > meter.cap:
+        return f"{text} Shorten the prompt or lower max_tokens.", None
+    if refusal.retry_after is not None:
+        return f"{text} Some is held by calls that still run: try again in {refusal.retry_after:.1f} s.", refusal.retry_after
+    if period == "total":
+        return text, None
+    _, _, end = budget_period(period, now)
+    return f"{text} The next {period} begins at {datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC.", end - now
