@@ -141,7 +141,11 @@ async def test_answered_early() -> None:
 
 @pytest.mark.parametrize(
     ("error", "outcome"),
-    [(UpstreamFailed("broke", code="upstream_broken"), Outcome.FAILED), (Blocked("leak"), Outcome.GUARD), (Unavailable("x"), Outcome.FAILED)],
+    [
+        (UpstreamFailed("broke", code="upstream_broken"), Outcome.FAILED),
+        (Blocked("leak"), Outcome.GUARD),
+        (Unavailable("x"), Outcome.FAILED),
+    ],
 )
 async def test_failed_mid_stream(error: GatehouseError, outcome: Outcome) -> None:
     """An error in the stream reaches the caller once everything is closed and settled."""
@@ -230,6 +234,28 @@ async def test_client_gone_while_we_write() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert log[-3:] == ["source closed", "closed a", "settle a client"]
+
+
+async def test_client_gone_before_the_stream_was_begun() -> None:
+    """Cancelled before anybody asked for the first event: the source under a watcher that never ran is closed before settling."""
+    log: list[str] = []
+    x = exchange()
+
+    async def begun(_x: Exchange) -> Events:
+        events = source(log)
+        await anext(events)
+        return events
+
+    async def stuck(_x: Exchange, _events: Events) -> None:
+        log.append("stuck")
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(runner(Watching("a", log), Step("b", log, begun)).carry(x, stuck))
+    await started(log, "stuck")
+    x.end(Outcome.CLIENT)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log[-4:] == ["stuck", "source closed", "settle b client", "settle a client"]
 
 
 async def test_deadline_is_told_as_a_timeout() -> None:

@@ -68,9 +68,11 @@ class Runner:
         x.clock_start = self._clock.monotonic()
         x.started_at = self._clock.now()
         self.running.add(x)
+        source: Events | None = None
         events: Events | None = None
         try:
-            events = await self._admit(x)
+            source = await self._admit(x)
+            events = self._watch(x, source)
             await deliver(x, events)
             if x.outcome is None:
                 x.outcome = Outcome.COMPLETED
@@ -93,15 +95,25 @@ class Runner:
             raise internal from fault
         finally:
             try:
-                if events is not None:
-                    await events.aclose()
-            except BaseException as fault:
-                # The stream is closed as far as it can be; a second cancel lands here and is raised after settling.
-                if isinstance(fault, asyncio.CancelledError):
-                    raise
-                logger.exception("call %s: closing the stream failed", x.request_id)
+                await self._close(x, events, source)
             finally:
                 self._settle(x)
+
+    @staticmethod
+    async def _close(x: Exchange, *streams: Events | None) -> None:
+        """Close the outermost stream and then the innermost: a watcher's generator that nobody ever iterated closes nothing itself."""
+        cut: asyncio.CancelledError | None = None
+        for stream in streams:
+            try:
+                if stream is not None:
+                    await stream.aclose()
+            except asyncio.CancelledError as second:
+                # The stream is closed as far as it can be; a second cancel lands here and is raised after settling.
+                cut = second
+            except BaseException:
+                logger.exception("call %s: closing the stream failed", x.request_id)
+        if cut is not None:
+            raise cut
 
     async def _admit(self, x: Exchange) -> Events:
         marks = x.marks
@@ -116,7 +128,10 @@ class Runner:
                 break
         if events is None:
             raise Internal("No stage answered the call.")
-        for _, watch in reversed(steps[: x.entered]):
+        return events
+
+    def _watch(self, x: Exchange, events: Events) -> Events:
+        for _, watch in reversed(self._steps[: x.entered]):
             if watch is not None:
                 events = watch(x, events)
         return events
