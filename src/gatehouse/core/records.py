@@ -10,7 +10,7 @@ import msgspec
 from gatehouse.core.usage import Usage
 
 
-class MeterHold(msgspec.Struct, frozen=True, array_like=True):
+class MeterHold(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How much of a money meter was held: what `lost` costs, and where the charge is booked."""
 
     meter: str
@@ -40,7 +40,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     """Keyed commitment (HMAC) to the canonical call: proves later what was asked without telling it."""
 
 
-class StageTime(msgspec.Struct, frozen=True, array_like=True):
+class StageTime(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Microseconds from the start of the call at which a stage's admit began, and how long it took."""
 
     stage: str

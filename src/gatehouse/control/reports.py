@@ -1,0 +1,70 @@
+"""What operators ask about calls and costs. A question is answered from a ledger that was drained after it was asked."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, get_args
+
+from gatehouse.core.errors import InvalidRequest, NotFound
+from gatehouse.core.ledger import Group, LedgerReader, Page, UsageQuery, UsageRow
+from gatehouse.core.records import Closed
+
+GROUPS: Final[tuple[Group, ...]] = get_args(Group)
+LARGEST_PAGE: Final = 1000
+
+
+class Reports:
+    """Usage and requests of one tenant at a time; who may ask is decided before."""
+
+    def __init__(self, ledger: LedgerReader, drain: Callable[[], Awaitable[object]]) -> None:
+        self._ledger = ledger
+        self._drain = drain
+
+    async def usage(
+        self, tenant: str, group_by: Sequence[str] = (), start: float | None = None, end: float | None = None
+    ) -> list[UsageRow]:
+        """Requests, tokens and cost of calls that ended in [start, end), seconds since the epoch, by any of GROUPS in any order.
+
+        `requests` counts calls; tokens and cost are those of every attempt, whatever became of it.
+
+        Raises:
+            InvalidRequest: a group that is not one, or twice the same, or a range that ends before it begins.
+            Unavailable: the journals or the database cannot be read.
+        """
+        groups: list[Group] = []
+        for name in group_by:
+            group = next((known for known in GROUPS if known == name), None)
+            if group is None:
+                raise InvalidRequest(f"Usage cannot be grouped by this; the groups are {', '.join(GROUPS)}.", param="group_by")
+            if group in groups:
+                raise InvalidRequest(f"{group} is named twice.", param="group_by")
+            groups.append(group)
+        if start is not None and end is not None and end < start:
+            raise InvalidRequest("The range ends before it begins.", param="to")
+        await self._drain()
+        return await self._ledger.usage(UsageQuery(tenant, tuple(groups), start, end))
+
+    async def request(self, tenant: str, request_id: str) -> list[Closed]:
+        """Every attempt of a call in order, its stages with the last one.
+
+        Raises:
+            NotFound: the tenant has no call of this id that has ended.
+            Unavailable: the journals or the database cannot be read.
+        """
+        await self._drain()
+        attempts = await self._ledger.attempts(tenant, request_id)
+        if not attempts:
+            raise NotFound("There is no such request, or it has not ended yet.")
+        return attempts
+
+    async def requests(self, tenant: str, limit: int = 50, cursor: str | None = None) -> Page:
+        """The final rows of the calls that ended last, newest first.
+
+        Raises:
+            InvalidRequest: a limit outside 1 to LARGEST_PAGE, or a cursor that is not one.
+            Unavailable: the journals or the database cannot be read.
+        """
+        if not 1 <= limit <= LARGEST_PAGE:
+            raise InvalidRequest(f"A page has 1 to {LARGEST_PAGE} requests.", param="limit")
+        if cursor is None:
+            # Later pages go on where the first one was; what is new meanwhile stands before it.
+            await self._drain()
+        return await self._ledger.requests(tenant, limit, cursor)

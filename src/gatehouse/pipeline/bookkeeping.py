@@ -1,0 +1,258 @@
+"""The bookkeeper writes what is remembered of each call into the journal: one record before a target is asked, one at the end.
+
+An attempt is opened after the last admit and before a byte goes upstream: when that cannot be written the call is refused,
+because a call that cannot be accounted for must not happen. The end of a call is written whatever its end was. When the
+disk refuses just then the record waits here and goes in front of the next one; until it is through, nothing new opens.
+
+The commitment proves later what was asked without telling it: HMAC-SHA256, under a key of this installation, over the
+canonical MessagePack of the call as it was sent to the target (guards may have changed it), or as it was when it was refused.
+It is computed once, when the first record needs it; `commit` does that beside the loop for a call that is large.
+"""
+
+import hashlib
+import hmac
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from operator import sub
+from typing import Final
+
+import msgspec
+
+from gatehouse.core.calls import Call
+from gatehouse.core.errors import GatehouseError
+from gatehouse.core.money import ZERO
+from gatehouse.core.outcome import Outcome
+from gatehouse.core.plans import Target
+from gatehouse.core.ports import Clock, Journal, Tally
+from gatehouse.core.records import Closed, Opened, Record, StageTime
+from gatehouse.pipeline.exchange import NO_USAGE, Exchange
+
+Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
+"""Runs a function beside the loop (a thread)."""
+
+logger = logging.getLogger("gatehouse.pipeline")
+
+HOUSE: Final = "default"
+"""The tenant in whose books a caller stands whom nobody identified."""
+LARGE_CHARACTERS: Final = 200_000
+"""A call with more text than this is committed to in a thread: hashing it takes a good part of a millisecond."""
+MOST_WAITING: Final = 10_000
+"""Records that wait for the disk. What comes beyond them is lost, counted and logged."""
+
+
+class Commitments:
+    """Keyed commitments to calls. Holds the key as two hash states, so that a short call costs two updates."""
+
+    __slots__ = ("_encode", "_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < 32:
+            raise ValueError("the commitment key has at least 32 bytes")
+        block = key if len(key) <= 64 else hashlib.sha256(key).digest()
+        block = block.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+        self._encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+    def __repr__(self) -> str:
+        return "Commitments(***)"
+
+    def of(self, call: Call) -> bytes:
+        """HMAC-SHA256 over the canonical form of `call`: MessagePack with fields in their order and map keys sorted."""
+        inner = self._inner.copy()
+        inner.update(self._encode(call))
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()
+
+    def proves(self, call: Call, commitment: bytes) -> bool:
+        """Whether `commitment` was made to exactly this call."""
+        return hmac.compare_digest(self.of(call), commitment)
+
+
+class Bookkeeper:
+    """Serves every call of a worker, on its loop. Dispatch opens and fails attempts; the Record stage closes calls."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        tally: Tally,
+        commitments: Commitments,
+        policy: Callable[[], str],
+        stages: Sequence[str],
+        offload: Offload | None = None,
+    ) -> None:
+        self._journal = journal
+        self._append = journal.append
+        self._now = clock.now
+        self._monotonic = clock.monotonic
+        self._tally = tally
+        self._commitments = commitments
+        self._policy = policy
+        self._stages = tuple(stages)
+        """Names in the order in which an exchange's marks are made."""
+        self._offload = offload
+        self._waiting: deque[Record] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Records of ended calls that the disk has not taken yet."""
+        return len(self._waiting)
+
+    async def commit(self, x: Exchange) -> None:
+        """Make the commitment of a large call beside the loop; to be awaited before `opened`, which else does it in place."""
+        call = x.call
+        if self._offload is not None and call is not None and not x.commitment and _characters(call) > LARGE_CHARACTERS:
+            x.commitment = await self._offload(lambda: self._commitments.of(call))
+
+    def opened(self, x: Exchange, target: Target) -> None:
+        """An attempt at `target` begins; nothing may be sent before this returns.
+
+        Raises:
+            Unavailable: the journal refuses. The exchange is as it was.
+        """
+        principal, plan = x.principal, x.plan
+        assert principal is not None
+        assert plan is not None
+        assert x.call is not None
+        if self._waiting:
+            self._catch_up()
+        if not x.commitment:
+            x.commitment = self._commitments.of(x.call)
+        price = target.price
+        holds = x.money_holds
+        self._append(
+            Opened(
+                x.request_id,
+                x.attempts + 1,
+                self._now(),
+                principal.tenant,
+                principal.team,
+                principal.key_id,
+                x.call.operation,
+                plan.model,
+                target.id,
+                "" if price is None else price.snapshot,
+                holds,
+                max([hold.amount for hold in holds]) if holds else 0,
+                self._policy(),
+                x.commitment,
+            )
+        )
+        x.attempts += 1
+        x.target = target
+        x.opened = True
+
+    async def durable(self) -> None:
+        """Return when everything opened so far would survive a power cut. Raises Unavailable when the disk refuses."""
+        await self._journal.sync()
+
+    def attempt_failed(self, x: Exchange, error: GatehouseError) -> None:
+        """The attempt that is open has failed and another one, or the end of the call, follows.
+
+        It is booked without usage or charge: what the call has used stands in its last record, so that their sum is the
+        call's, whatever was tried before.
+        """
+        if x.opened:
+            x.opened = False
+            self._keep(x, error, attempt=x.attempts, final=False)
+
+    def closed(self, x: Exchange) -> float:
+        """The call has ended; returns the seconds it took. Never raises: what cannot be written waits and is counted."""
+        attempt = x.attempts if x.opened else 0
+        x.opened = False
+        return self._keep(x, x.error, attempt=attempt, final=True)
+
+    def _keep(self, x: Exchange, error: GatehouseError | None, *, attempt: int, final: bool) -> float:
+        ended = self._monotonic()
+        took = ended - x.clock_start
+        try:
+            record = self._record(x, error, attempt, ended) if final else self._failed(x, error, attempt, ended)
+        except Exception:
+            self._tally.count("gatehouse_journal_errors_total")
+            logger.exception("call %s: its record cannot be made", x.request_id)
+            return took
+        try:
+            if self._waiting:
+                self._catch_up()
+            self._append(record)
+        except Exception as problem:
+            self._wait(record, problem)
+        return took
+
+    def _failed(self, x: Exchange, error: GatehouseError | None, attempt: int, ended: float) -> Closed:
+        record = self._record(x, error, attempt, ended)
+        return msgspec.structs.replace(
+            record, outcome=Outcome.FAILED.value, usage=NO_USAGE, charge=ZERO, flags=(), first_event_us=-1, stages=(), final=False
+        )
+
+    def _record(self, x: Exchange, error: GatehouseError | None, attempt: int, ended: float) -> Closed:
+        principal, plan, target, call = x.principal, x.plan, x.target, x.call
+        if call is not None and not x.commitment:
+            x.commitment = self._commitments.of(call)
+        price = None if target is None else target.price
+        return Closed(
+            x.request_id,
+            attempt,
+            self._now(),
+            HOUSE if principal is None else principal.tenant,
+            None if principal is None else principal.team,
+            "" if principal is None else principal.key_id,
+            "chat" if call is None else call.operation,
+            "" if plan is None else plan.model,
+            "" if target is None else target.id,
+            "" if target is None else target.model,
+            "" if price is None else price.snapshot,
+            (x.outcome or Outcome.FAILED).value,
+            "" if error is None else error.code,
+            x.usage,
+            x.charge,
+            tuple([hold.meter for hold in x.money_holds]),
+            x.cache,
+            x.traffic,
+            tuple(x.flags),
+            int((ended - x.clock_start) * 1e6),
+            int(x.first_event * 1e6) if x.first_event >= 0 else -1,
+            self._times(x, ended),
+            self._policy(),
+            x.commitment,
+            final=True,
+        )
+
+    def _times(self, x: Exchange, ended: float) -> tuple[StageTime, ...]:
+        """When each stage's admit began and how long it took; the one that refused took until now."""
+        start = x.clock_start
+        ends = [int((mark - start) * 1e6) for mark in x.marks]
+        if len(ends) < x.entered:
+            ends.append(int((ended - start) * 1e6))
+        starts = [0, *ends]
+        return tuple(map(StageTime, self._stages, starts, map(sub, ends, starts)))
+
+    def _catch_up(self) -> None:
+        """Write what waits, oldest first. Raises Unavailable when the disk still refuses."""
+        while self._waiting:
+            self._append(self._waiting[0])
+            self._waiting.popleft()
+
+    def _wait(self, record: Record, problem: Exception) -> None:
+        self._tally.count("gatehouse_journal_errors_total")
+        if len(self._waiting) >= MOST_WAITING:
+            logger.critical("call %s: its end is not recorded: %s", record.request_id, problem)
+            return
+        self._waiting.append(record)
+        logger.error("call %s: its end cannot be recorded yet: %s", record.request_id, problem)
+
+
+def _characters(call: Call) -> int:
+    """Roughly how much text, image and sound there is in `call`."""
+    total = 0
+    for message in call.messages:
+        content = message.content
+        if isinstance(content, str):
+            total += len(content)
+        elif content is not None:
+            for part in content:
+                total += sum(len(value) for value in msgspec.structs.astuple(part) if isinstance(value, str))
+    return total
