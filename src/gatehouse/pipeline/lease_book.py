@@ -295,6 +295,7 @@ class LeaseBook:
     def _revive(self, meter: Meter) -> Pool:
         """A call outlived its account: what it brings back passes through."""
         pool = self._pools[meter.id] = Pool(meter)
+        self._activate(pool)
         return pool
 
     # -- inside: the line --------------------------------------------------------------------------------------

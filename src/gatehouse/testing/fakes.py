@@ -6,7 +6,7 @@ They are real implementations without the outside world, not mocks: they keep th
 import asyncio
 import heapq
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -17,8 +17,9 @@ from gatehouse.core.errors import GatehouseError, TooLarge, Unavailable
 from gatehouse.core.events import Event, Events
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.leases import LeaseRow
+from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Target
-from gatehouse.core.ports import Attempt
+from gatehouse.core.ports import Attempt, LeaseOffice
 from gatehouse.core.records import Record
 
 NOON = 1_767_268_800.0
@@ -299,6 +300,87 @@ class FakeLeaseStore:
     def _reach(self) -> None:
         if self.gone:
             raise Unavailable("The database does not answer.", code="storage_unavailable")
+
+
+class LaggedOffice:
+    """A worker's line to a lease office: messages arrive in order, but only when the test delivers them, unless it is `prompt`.
+
+    `gone` cuts the line: questions are Unavailable at once, other messages are kept for later. `asked` counts questions.
+    """
+
+    def __init__(self, office: LeaseOffice, *, prompt: bool = True) -> None:
+        self.office = office
+        self.prompt = prompt
+        self.gone = False
+        self.asked = 0
+        self.draws: list[tuple[Draw, ...]] = []
+        self._line: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
+
+    async def acquire(self, draws: tuple[Draw, ...]) -> Granted:
+        """Wait for the delivery. An answer that nobody waits for any more is given straight back."""
+        if self.gone:
+            raise Unavailable("Limits cannot be checked at the moment.", code="steward_unavailable", retry_after=1.0)
+        self.asked += 1
+        self.draws.append(draws)
+        answer: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
+
+        async def ask() -> None:
+            try:
+                granted = await self.office.acquire(draws)
+            except Unavailable as error:
+                if not answer.done():
+                    answer.set_exception(error)
+                return
+            if not answer.done():
+                answer.set_result(granted)
+            elif granted.amounts:
+                self.office.give_back(
+                    [Unused(draw.meter.id, amount, granted.stamp) for draw, amount in zip(draws, granted.amounts, strict=True)]
+                )
+
+        self._line.append(ask)
+        if self.prompt:
+            await self.deliver_all()
+        return await answer
+
+    def give_back(self, unused: Iterable[Unused]) -> None:
+        """Send it on its way."""
+        items = tuple(unused)
+        self._send(lambda: self.office.give_back(items))
+
+    def report_over(self, meter_id: str, amount: int) -> None:
+        """Send it on its way."""
+        self._send(lambda: self.office.report_over(meter_id, amount))
+
+    def _send(self, arrive: Callable[[], None]) -> None:
+        async def deliver() -> None:
+            arrive()
+
+        if self.prompt and not self.gone and not self._line:
+            arrive()
+        else:
+            self._line.append(deliver)
+
+    @property
+    def waiting(self) -> int:
+        """Messages on their way."""
+        return len(self._line)
+
+    async def deliver(self) -> bool:
+        """Let the next message arrive; False when there is none or the line is cut."""
+        if self.gone or not self._line:
+            return False
+        await self._line.popleft()()
+        return True
+
+    async def deliver_all(self) -> None:
+        """Let everything arrive."""
+        while await self.deliver():
+            pass
+
+    def drop(self) -> None:
+        """The worker died: what was on its way never arrives."""
+        self._line.clear()
 
 
 class FakeModel:
