@@ -95,8 +95,16 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def admin_client(url: str | None, key: str | None, data_dir: Path | None, environment: Environment, local_key: Any) -> AdminClient:
-    """A client from options, else the environment, else the data directory; `local_key(dir)` derives this machine's operator key."""
+def local_key(data_dir: Path) -> Secret | None:
+    """The administrator's key that a first start left for this machine's operator, or None."""
+    try:
+        return Secret((data_dir / "admin.key").read_text().strip())
+    except OSError:
+        return None
+
+
+def admin_client(url: str | None, key: str | None, data_dir: Path | None, environment: Environment) -> AdminClient:
+    """A client from options, else the environment, else the data directory."""
     directory = data_dir or environment.data_dir
     found = find_server(directory)
     base = url or environment.admin_url or (found.admin_url if found else None)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -41,10 +42,7 @@ def main() -> None:
 
 
 def _client(url: str | None, key: str | None, data_dir: Path | None) -> AdminClient:
-    from gatehouse.compose.offline import local_operator_key
-
-    environment = read_environment()
-    return admin_client(url, key, data_dir, environment, lambda directory: local_operator_key(directory, environment))
+    return admin_client(url, key, data_dir, read_environment())
 
 
 def _show(value: Any) -> None:
@@ -105,7 +103,9 @@ def config_check(file: Annotated[Path, typer.Argument(help="The operator's file.
 def keys_create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     team: Annotated[str | None, typer.Option(help="The team it belongs to.")] = None,
-    role: Annotated[str, typer.Option(help="admin, developer or viewer.")] = "developer",
+    roles: Annotated[
+        list[str] | None, typer.Option("--role", help="admin, developer or viewer; repeat for more. Without it, developer.")
+    ] = None,
     models: Annotated[list[str] | None, typer.Option("--model", help="A model it may call; repeat for more. Without it, all.")] = None,
     budget: Annotated[str | None, typer.Option(help='USD and period, "5.00/month", "1/day" or "10/total".')] = None,
     requests_per_minute: Annotated[int | None, typer.Option("--rpm", help="Requests a minute.")] = None,
@@ -118,7 +118,7 @@ def keys_create(
     as_json: Json = False,
 ) -> None:
     """Make a key. It is shown this once."""
-    body: dict[str, Any] = {"name": name, "team": team, "role": role, "models": models or None, "expires_at": expires_at}
+    body: dict[str, Any] = {"name": name, "team": team, "roles": roles or None, "models": models or None, "expires_at": expires_at}
     if budget is not None:
         usd, _, period = budget.partition("/")
         body["budget"] = {"usd": usd, "period": period or "month"}
@@ -167,6 +167,24 @@ def keys_revoke(
         Console(highlight=False).print(f"Key {pictures.safe(key_id)} is revoked.")
 
 
+@keys_app.command("rotate")
+def keys_rotate(
+    key_id: Annotated[str, typer.Argument(help="The key's id.")],
+    grace: Annotated[float, typer.Option(help="Seconds for which the old secret goes on working.")] = 0.0,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Give a key a new secret; limits, budget and history stay. The secret is shown this once."""
+    made = _client(url, key, data_dir).post(f"/admin/v1/keys/{segment(key_id)}/rotate", {"grace_seconds": grace})
+    if as_json:
+        _show(made)
+        return
+    Console(highlight=False).print(f"Key [bold]{made['id']}[/] has a new secret. It is shown this once:")
+    sys.stdout.write(f"{made['key']}\n")
+
+
 @app.command()
 def usage(
     group_by: Annotated[str, typer.Option(help="Any of key, team, model, target, day, outcome, joined by commas.")] = "model",
@@ -201,13 +219,16 @@ def trace(
         Console().print(pictures.trace(call))
 
 
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="The operator's file, when it names another database or root key.")]
+
+
 @audit_app.command("checkpoint")
-def audit_checkpoint(data_dir: DataDir = None, as_json: Json = False) -> None:
+def audit_checkpoint(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
     """Print the newest signed checkpoint; keep it elsewhere and verify against it later."""
     from gatehouse.compose.offline import newest_checkpoint
 
     environment = read_environment()
-    note = newest_checkpoint(data_dir or environment.data_dir, environment)
+    note = newest_checkpoint(data_dir or environment.data_dir, environment, config)
     if as_json:
         _show({"note": note})
     else:
@@ -218,20 +239,37 @@ def audit_checkpoint(data_dir: DataDir = None, as_json: Json = False) -> None:
 def audit_verify(
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="A checkpoint kept from earlier: the log must extend it.")] = None,
     data_dir: DataDir = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Recompute every leaf and root offline; name the first line that was altered, and fail."""
     from gatehouse.compose.offline import verify_audit
 
     environment = read_environment()
-    report = verify_audit(data_dir or environment.data_dir, environment, checkpoint, progress=not as_json and sys.stderr.isatty())
+    report = verify_audit(data_dir or environment.data_dir, environment, config, checkpoint, show=not as_json and sys.stderr.isatty())
     if as_json:
-        _show(report)
-    elif report["ok"]:
-        Console(highlight=False).print(f"[green]The audit log is whole:[/] {report['events']} events, root {report['root']}.")
+        _show({**msgspec.to_builtins(report), "ok": report.ok})
+    elif report.ok:
+        said = f"{report.size} events, {report.signed} of them under {report.checkpoints} signed checkpoints, root {report.root}"
+        Console(highlight=False, soft_wrap=True).print(f"[green]The audit log is whole:[/] {said}")
     else:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"[bold red]The audit log is NOT whole:[/] {pictures.safe(report['problem'])}"
-        )
-    if not report["ok"]:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"[bold red]The audit log is NOT whole[/] from event {report.first_bad} on:")
+        for problem in report.problems:
+            console.print(f"  {problem.kind} at {problem.seq}: {pictures.safe(problem.text)}")
+    if not report.ok:
         raise typer.Exit(2)
+
+
+@audit_app.command("reseal")
+def audit_reseal(
+    reason: Annotated[str, typer.Option("--reason", help="Why what is there is taken as the log; it becomes the next event.")],
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """After the log was altered from outside and looked into: go on from what is there. What was signed stays signed."""
+    from gatehouse.compose.offline import reseal
+
+    environment = read_environment()
+    reseal(data_dir or environment.data_dir, environment, config, reason)
+    Console(highlight=False).print("The audit log is sealed again from here on.")

@@ -61,13 +61,17 @@ def trace(call: dict[str, Any]) -> Group:
     for attempt in call["attempts"]:
         colour = "green" if attempt["outcome"] == "completed" else "red"
         used = ", ".join(f"{count} {bucket}" for bucket, count in attempt["usage"].items() if count)
-        parts.append(
-            Text.from_markup(
-                f"attempt {attempt['attempt']}  {safe(attempt['target'] or '-')}  [{colour}]{attempt['outcome']}[/] {safe(attempt['error'])}  "
-                f"{attempt['duration_us'] / 1000:.2f} ms  {used or 'no tokens'}  ${attempt['cost_usd']}  cache {attempt['cache']}"
-                + (f"  [yellow]{safe(', '.join(attempt['flags']))}[/]" if attempt["flags"] else "")
-            )
-        )
+        words = [
+            f"attempt {attempt['attempt']}",
+            safe(attempt["target"] or "-"),
+            f"[{colour}]{attempt['outcome']}[/] {safe(attempt['error'])}",
+            f"{attempt['duration_us'] / 1000:.2f} ms",
+            used or "no tokens",
+            f"${attempt['cost_usd']}",
+            f"cache {attempt['cache']}",
+            f"[yellow]{safe(', '.join(attempt['flags']))}[/]",
+        ]
+        parts.append(Text.from_markup("  ".join(words)))
         if attempt["stages"]:
             parts.append(_stages(attempt))
     return Group(*parts)

@@ -57,10 +57,14 @@ def run(options: Options, environment: Environment) -> int:
     started = time.monotonic()
     settings = effective(options)
     data_dir = (options.data_dir or environment.data_dir).absolute()
-    with locked(data_dir), listening(settings.listen.host, settings.listen.port) as data_socket:
-        with listening(settings.listen.admin_host, settings.listen.admin_port) as admin_socket:
-            server = Server(options, environment, settings, data_dir, data_socket, admin_socket, started)
-            return uvloop.run(server.run())
+    listen = settings.listen
+    with (
+        locked(data_dir),
+        listening(listen.host, listen.port) as data_socket,
+        listening(listen.admin_host, listen.admin_port) as admin_socket,
+    ):
+        server = Server(options, environment, settings, data_dir, data_socket, admin_socket, started)
+        return uvloop.run(server.run())
 
 
 def effective(options: Options) -> Settings:

@@ -69,14 +69,20 @@ class _Directory:
         return None if stored is None else stored.record
 
 
+def root_source(settings: Settings, environment: Environment) -> tuple[str, str | None]:
+    """Where the root key is: the setting, or GATEHOUSE_ROOT_KEY; and the variable's value when it is in one."""
+    source = settings.secrets.root
+    if not source and environment.root_key is not None:
+        return "env:GATEHOUSE_ROOT_KEY", environment.root_key.reveal()
+    if source.startswith("env:"):
+        secret = environment.secret(source.removeprefix("env:"))
+        return source, secret.reveal() if secret is not None else None
+    return source, None
+
+
 def open_root_key(settings: Settings, environment: Environment, data_dir: Path) -> RootKey:
     """The root key that the settings or GATEHOUSE_ROOT_KEY name."""
-    source, value = settings.secrets.root, None
-    if not source and environment.root_key is not None:
-        source, value = "env:GATEHOUSE_ROOT_KEY", environment.root_key.reveal()
-    elif source.startswith("env:"):
-        secret = environment.secret(source.removeprefix("env:"))
-        value = secret.reveal() if secret is not None else None
+    source, value = root_source(settings, environment)
     # A database without its key is a lost key, not a new installation.
     fresh = not (data_dir / "gatehouse.db").exists()
     return open_root(source, data_dir, value, create=fresh)
@@ -183,7 +189,7 @@ class StewardParts:
 
     async def configure(self, settings: Settings) -> dict[str, str]:
         """Freeze the settings into plans and put them in force; returns what workers say who could not."""
-        plans = await asyncio.to_thread(build_plans, settings, _lookup)
+        plans = await asyncio.to_thread(build_plans, settings, lookup)
         await self._prices.keep([target.price for plan in plans for target in plan.everywhere if target.price is not None])
         encoded = msgspec.msgpack.encode(settings, enc_hook=encode_custom)
         version = hashlib.blake2b(encoded + b"".join(plan.digest for plan in plans), digest_size=6).hexdigest()
@@ -255,7 +261,8 @@ class StewardParts:
         await self.database.close()
 
 
-def _lookup(kind: str, base_url: str | None, model: str) -> Found | None:
+def lookup(kind: str, base_url: str | None, model: str) -> Found | None:
+    """The price catalogue's listing in force now. Imported late: most installations never need it."""
     from gatehouse.adapters.prices.catalogue import PriceCatalogue
 
     return PriceCatalogue().find(kind, base_url, model, datetime.now(UTC))
