@@ -1,0 +1,54 @@
+"""Read takes in the body under its caller's bound and has the dialect decode it, so nobody unauthenticated makes us parse."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from gatehouse.core.calls import Call
+from gatehouse.core.identity import Role
+from gatehouse.pipeline.exchange import Exchange
+
+Offload = Callable[[Callable[[], Call]], Awaitable[Call]]
+"""Runs a function away from the event loop and hands back what it returned or raised."""
+
+_LARGE: Final = 262_144
+"""Bytes from which decoding would hold up every other call of this process."""
+
+
+class Read:
+    """Sets `x.call`; a call that came decoded (library, batch) passes untouched.
+
+    `limit` is in bytes; a role in `by_role` has its own, and of several roles the largest counts. Without `offload`, bodies
+    of every size are decoded on the loop.
+    """
+
+    name = "read"
+
+    def __init__(self, limit: int, offload: Offload | None = None, by_role: Mapping[Role, int] | None = None) -> None:
+        self._limit = limit
+        self._offload = offload
+        self._by_role = dict(by_role or {})
+
+    async def admit(self, x: Exchange) -> None:
+        """Read and decode.
+
+        Raises:
+            InvalidRequest: what the dialect found.
+            TooLarge: the body is over this caller's limit.
+            Timeout: it took too long to arrive.
+        """
+        if x.call is not None:
+            return
+        assert x.body is not None
+        body = await x.body.read(self._limit if not self._by_role else self._limit_of(x))
+        if len(body) <= _LARGE or self._offload is None:
+            x.call = x.dialect.decode_request(body)
+        else:
+            decode = x.dialect.decode_request
+            x.call = await self._offload(lambda: decode(body))
+
+    def settle(self, x: Exchange) -> None:
+        """Nothing was taken that must be given back."""
+
+    def _limit_of(self, x: Exchange) -> int:
+        roles = x.principal.roles if x.principal is not None else frozenset[Role]()
+        return max((self._by_role[role] for role in roles if role in self._by_role), default=self._limit)

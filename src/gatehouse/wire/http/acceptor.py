@@ -1,0 +1,120 @@
+"""Taking connections from listening sockets, and not taking them: at the limit, without descriptors, or when the house closes.
+
+The event loops' own servers cannot pause; a listening socket that nobody reads keeps its queue, which is what an overloaded
+machine needs.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gatehouse.core.ports import Clock
+
+logger = logging.getLogger("gatehouse.wire.http")
+
+_BATCH: Final = 64
+"""Connections taken in one turn of the loop."""
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE: Final = 0.25
+"""Seconds without accepting after the machine ran out of descriptors."""
+
+
+class Acceptor:
+    """Accepts on `sockets` and hands each connection to `welcome`, while `room` says there is some."""
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        clock: Clock,
+        *,
+        room: Callable[[], bool],
+        welcome: Callable[[socket.socket], None],
+        sorry: bytes,
+    ) -> None:
+        self._sockets = tuple(sockets)
+        self._clock = clock
+        self._room = room
+        self._welcome = welcome
+        self._sorry = sorry
+        """What a connection that cannot be served is told, or empty when it could not understand it (TLS)."""
+        self._loop = asyncio.get_running_loop()
+        self._listening = False
+        self._closed = False
+        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        """A descriptor to spare: with none left, not even a refusal could be sent."""
+        for sock in self._sockets:
+            sock.setblocking(False)
+        self.resume()
+
+    @property
+    def listening(self) -> bool:
+        """Whether connections are being taken."""
+        return self._listening
+
+    def resume(self) -> None:
+        """Take connections again."""
+        if not self._listening and not self._closed:
+            self._listening = True
+            for sock in self._sockets:
+                self._loop.add_reader(sock, self._accept, sock)
+
+    def pause(self) -> None:
+        """Leave new connections in the queue."""
+        if self._listening:
+            self._listening = False
+            for sock in self._sockets:
+                self._loop.remove_reader(sock)
+
+    def close(self) -> None:
+        """Take what already waits, then no more; the sockets are closed."""
+        if self._closed:
+            return
+        for sock in self._sockets if self._listening else ():
+            self._accept(sock)
+        self.pause()
+        self._closed = True
+        os.close(self._reserve)
+        for sock in self._sockets:
+            sock.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_BATCH):
+            if not self._room():
+                self.pause()
+                return
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as fault:
+                if fault.errno not in _EXHAUSTED:
+                    raise
+                self._exhausted(listener, fault)
+                return
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._welcome(sock)
+
+    def _exhausted(self, listener: socket.socket, fault: OSError) -> None:
+        """Out of descriptors: say so to whoever is first, and let some time pass."""
+        logger.warning("not accepting for a moment: %s", fault.strerror)
+        os.close(self._reserve)
+        try:
+            sock, _ = listener.accept()
+            with sock:
+                sock.setblocking(False)
+                sock.send(self._sorry)
+        except OSError:
+            pass  # it has gone, or somebody else took the descriptor
+        finally:
+            try:
+                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                self._reserve = os.dup(listener.fileno())
+        self.pause()
+        self._clock.call_later(_PAUSE, self.resume)

@@ -1,0 +1,271 @@
+"""What stands behind the data port: which path is whose, how a request becomes an exchange, and how its answer leaves.
+
+A whole answer is written when the runner has settled the call, so its headers tell what it cost. A stream's head leaves
+with its first event, its closing bytes after settling: whoever holds a complete answer is in the ledger. A broken stream
+ends with an error frame and a closed connection, never like a finished one.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import msgspec
+
+from gatehouse.core.calls import Operation
+from gatehouse.core.collect import Collector
+from gatehouse.core.errors import GatehouseError, InvalidRequest, NotFound, Unauthenticated, Unavailable
+from gatehouse.core.events import Answer, Events
+from gatehouse.core.money import format_usd
+from gatehouse.core.outcome import Outcome
+from gatehouse.core.ports import Dialect, Rng
+from gatehouse.pipeline.exchange import Exchange, Head
+from gatehouse.pipeline.runner import Deliver
+from gatehouse.wire.http import response
+from gatehouse.wire.http.body import RequestBody
+from gatehouse.wire.http.head import RequestHead
+from gatehouse.wire.http.protocol import Connection
+from gatehouse.wire.http.stream import Stream
+
+logger = logging.getLogger("gatehouse.wire.http")
+
+_IDS: Final = 256
+"""Request ids made from one draw of chance."""
+
+_HEALTH: Final = ("/livez", "/readyz")
+_LIVE: Final = b'{"status":"ok"}'
+
+
+class Carrier(Protocol):
+    """Carries an exchange through the stages: the runner."""
+
+    async def carry(self, x: Exchange, deliver: Deliver) -> None:
+        """See `gatehouse.pipeline.runner.Runner.carry`."""
+
+
+Readiness = Callable[[], tuple[bool, Mapping[str, str]]]
+"""Whether this process can serve, and what is degraded: part and what is wrong with it."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Whose format a path speaks, and what it asks for."""
+
+    dialect: Dialect
+    operation: Operation
+
+
+class DataPlane:
+    """Serves the requests of every connection of a process.
+
+    `routes` maps a path to its route (POST); `dialect` words what no route claims. A client's own request id is never ours.
+    """
+
+    def __init__(self, runner: Carrier, routes: Mapping[str, Route], dialect: Dialect, *, ready: Readiness, rng: Rng) -> None:
+        self.runner = runner
+        self._routes = dict(routes)
+        self._dialect = dialect
+        self._ready = ready
+        self._rng = rng
+        self._ids: list[str] = []
+        self.running: dict[Exchange, asyncio.Task[None]] = {}
+        """The calls whose answer is not out yet, and what carries them."""
+        self.draining = False
+        self.emptied: Callable[[], object] | None = None
+        """Called when the last running exchange has ended, while somebody waits for that."""
+
+    def serve(self, connection: Connection, head: RequestHead, body: RequestBody) -> None:
+        """Start the call the request asks for, or answer at once what is no call."""
+        route = self._routes.get(head.path)
+        if route is None:
+            self._serve_other(connection, head)
+        elif head.method != "POST":
+            self._wrong_method(connection, head, route.dialect, "POST")
+        elif self.draining:
+            self._refuse(connection, _shutting_down(), route.dialect, close=True)
+        else:
+            x = Exchange(
+                self._new_id(),
+                Head(head.method, head.path, head.headers, head.credentials, connection.peer),
+                body,
+                route.dialect,
+            )
+            connection.exchange = x
+            # Spawn would keep a second reference and log what `carry` never raises: a microsecond of every call.
+            self.running[x] = connection.loop.create_task(_Reply(self, connection, x).carry(), name="call")
+
+    def refusal(self, error: GatehouseError) -> tuple[bytes, bytes]:
+        """Header lines and body for a request too malformed to have a path."""
+        request_id = self._new_id()
+        _, payload = self._dialect.encode_error(error, request_id)
+        return response.JSON + response.field_lines({"x-gatehouse-request-id": request_id}), payload
+
+    def ended(self, x: Exchange) -> None:
+        """An exchange is over, its answer written."""
+        self.running.pop(x, None)
+        if self.emptied is not None and not self.running:
+            self.emptied()
+
+    def _new_id(self) -> str:
+        ids = self._ids
+        if not ids:
+            digits = self._rng.token(12 * _IDS).hex()
+            ids += [f"req_{digits[at : at + 24]}" for at in range(0, len(digits), 24)]
+        return ids.pop()
+
+    def _serve_other(self, connection: Connection, head: RequestHead) -> None:
+        """Health, and what is not here."""
+        if head.path not in _HEALTH:
+            known = ", ".join(f"POST {path}" for path in self._routes)
+            if head.path == "*":
+                self._wrong_method(connection, head, self._dialect, "GET, HEAD, POST")
+                return
+            error = NotFound(f"There is nothing at {head.path[:100]} here. This port serves {known}.", code="unknown_path")
+            self._refuse(connection, error, self._dialect)
+        elif head.method not in ("GET", "HEAD"):
+            self._wrong_method(connection, head, self._dialect, "GET, HEAD")
+        elif head.path == "/livez":
+            connection.answer(200, response.JSON, _LIVE)
+        else:
+            ready, degraded = self._ready()
+            ready = ready and not self.draining
+            connection.answer(200 if ready else 503, response.JSON, msgspec.json.encode({"ready": ready, "degraded": dict(degraded)}))
+
+    def _wrong_method(self, connection: Connection, head: RequestHead, dialect: Dialect, allow: str) -> None:
+        error = InvalidRequest(f"{head.method} is not possible here; allowed: {allow}.", code="method_not_allowed")
+        self._refuse(connection, error, dialect, status=405, fields={"allow": allow})
+
+    def _refuse(
+        self,
+        connection: Connection,
+        error: GatehouseError,
+        dialect: Dialect,
+        *,
+        status: int | None = None,
+        fields: Mapping[str, str] | None = None,
+        close: bool = False,
+    ) -> None:
+        """Answer a request that becomes no call."""
+        request_id = self._new_id()
+        said, payload = dialect.encode_error(error, request_id)
+        lines = {"x-gatehouse-request-id": request_id, **(fields or {}), **_advice(said, error)}
+        connection.answer(status or said, response.JSON + response.field_lines(lines), payload, close=close)
+
+
+class _Reply:
+    """One call on its way: from the runner's events to the client's bytes."""
+
+    __slots__ = ("_connection", "_payload", "_plane", "_stream", "_x")
+
+    def __init__(self, plane: DataPlane, connection: Connection, x: Exchange) -> None:
+        self._plane = plane
+        self._connection = connection
+        self._x = x
+        self._payload = b""
+        self._stream: Stream | None = None
+
+    async def carry(self) -> None:
+        """Run the call and answer it, whatever becomes of it."""
+        x = self._x
+        try:
+            await self._plane.runner.carry(x, self._deliver)
+            self._complete()
+        except GatehouseError as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            self._stopped()
+        except Exception:
+            logger.exception("call %s: its answer could not be written", x.request_id)
+            self._connection.abort()
+        finally:
+            self._plane.ended(x)
+
+    async def _deliver(self, x: Exchange, events: Events) -> None:
+        call = x.call
+        if call is None or not call.stream:
+            await self._collect(x, events)
+            return
+        encode = x.dialect.encode_event
+        stream: Stream | None = None
+        async for event in events:
+            frame = encode(event, call, None if event.usage is None else format_usd(x.charge))
+            if not frame:
+                continue
+            if stream is None:
+                stream = self._open(x)
+            if stream.send(frame):
+                await stream.give_way()
+
+    async def _collect(self, x: Exchange, events: Events) -> None:
+        """A whole answer: the one event it came in, or all of them put together."""
+        answer: Answer | None = None
+        collector: Collector | None = None
+        async for event in events:
+            if type(event) is Answer:
+                answer = event
+            else:
+                collector = collector or Collector()
+                collector.add(event)
+        if answer is None and collector is not None:
+            answer = collector.answer()
+        if answer is None or x.call is None:
+            raise RuntimeError("a call was answered without an event, or without having been decoded")
+        if x.answer is None:
+            x.answer = answer
+        self._payload = x.dialect.encode_answer(answer, x.call)
+
+    def _open(self, x: Exchange) -> Stream:
+        stream = self._stream = self._connection.stream(response.EVENT_STREAM + _fields(x, None))
+        return stream
+
+    def _complete(self) -> None:
+        """The call is settled: now the client may have the end of its answer."""
+        x = self._x
+        call = x.call
+        if call is not None and call.stream:
+            (self._stream or self._open(x)).end(x.dialect.end_of_stream(call))
+        else:
+            self._connection.answer(200, response.JSON + _fields(x, format_usd(x.charge)), self._payload)
+
+    def _stopped(self) -> None:
+        """The call was ended from outside. Who still listens is told why."""
+        outcome = self._x.outcome
+        if outcome is Outcome.REVOKED:
+            self._fail(Unauthenticated("The key of this call was revoked."))
+        elif outcome is not Outcome.CLIENT:
+            self._fail(_shutting_down())
+
+    def _fail(self, error: GatehouseError) -> None:
+        x = self._x
+        if self._stream is not None:
+            self._stream.end(x.dialect.encode_stream_error(error, x.request_id), broken=True)
+            return
+        status, payload = x.dialect.encode_error(error, x.request_id)
+        advice = response.field_lines(_advice(status, error))
+        self._connection.answer(status, response.JSON + _fields(x, None) + advice, payload, close=status in (408, 413))
+
+
+def _fields(x: Exchange, cost: str | None) -> bytes:
+    """The header lines an exchange's answer carries."""
+    fields = {"x-gatehouse-request-id": x.request_id, "x-gatehouse-cache": x.cache}
+    if x.target is not None:
+        fields["x-gatehouse-target"] = x.target.id
+    if cost is not None:
+        fields["x-gatehouse-cost-usd"] = cost
+    if x.headers:
+        fields.update(x.headers)
+    return response.field_lines(fields)
+
+
+def _advice(status: int, error: GatehouseError) -> dict[str, str]:
+    """What headers tell a client about an error: when to come back, and how to sign in."""
+    advice = {}
+    if error.retry_after is not None:
+        advice["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if status == 401:
+        advice["www-authenticate"] = "Bearer"
+    return advice
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("This server is shutting down; send the request again.", code="shutting_down", retry_after=1.0)

@@ -1,0 +1,468 @@
+"""One connection: bytes in, requests handed on one at a time, answers out, and a bound on everything a peer can make us keep or wait for.
+
+A request that comes before its turn waits in `_input`; past `read_ahead` bytes the socket is not read until its turn comes.
+A client that goes away, or closes its sending side, while its call runs ends that call in the same event.
+"""
+
+import asyncio
+import fcntl
+import logging
+import struct
+import termios
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+from gatehouse.core.errors import GatehouseError, Timeout
+from gatehouse.core.outcome import Outcome
+from gatehouse.pipeline.exchange import Exchange
+from gatehouse.wire.http import response
+from gatehouse.wire.http.body import RequestBody
+from gatehouse.wire.http.head import HeadReader, Refused, RequestHead, malformed
+from gatehouse.wire.http.limits import HttpLimits
+from gatehouse.wire.http.stream import Stream
+
+logger = logging.getLogger("gatehouse.wire.http")
+
+NEVER: Final = float("inf")
+
+_HEAD: Final = 0
+"""Between requests, or in the middle of a head."""
+_BODY: Final = 1
+"""The body of the current request (answered or not) is still coming."""
+_FULL: Final = 2
+"""The current request is here as a whole; its answer is not out."""
+_CLOSING: Final = 3
+"""Our last word is said; nothing more is read that counts."""
+_GONE: Final = 4
+
+_TURNS: Final = 16
+"""Requests of one connection that are answered on the spot before others get their turn."""
+
+
+class Application(Protocol):
+    """What stands behind the connections."""
+
+    def serve(self, connection: "Connection", head: RequestHead, body: RequestBody) -> None:
+        """Answer the request through the connection, now or later. Never raises."""
+
+    def refusal(self, error: GatehouseError) -> tuple[bytes, bytes]:
+        """Header lines and body that tell the sender of a malformed request what was wrong."""
+
+
+class Shared:
+    """What the connections of one server have in common. `now` and `date` are set by the server's one timer."""
+
+    __slots__ = ("application", "connections", "date", "draining", "freed", "heads", "limits", "now")
+
+    def __init__(self, application: Application, limits: HttpLimits, now: float, date: bytes) -> None:
+        self.application = application
+        self.limits = limits
+        self.heads = HeadReader(limits)
+        self.now = now
+        """Monotonic seconds at the last tick."""
+        self.date = date
+        self.draining = False
+        self.connections: set[Connection] = set()
+        self.freed: Callable[[], object] | None = None
+        """Called when a connection has gone, while somebody waits for that."""
+
+    def due(self, seconds: float) -> float:
+        """The deadline `seconds` from now: never early, at most two ticks late."""
+        return self.now + self.limits.tick_seconds + seconds
+
+    def closed(self, connection: "Connection") -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        if self.freed is not None:
+            self.freed()
+
+
+class Connection(asyncio.Protocol):
+    """The server's end of one HTTP/1.1 connection."""
+
+    __slots__ = (
+        "_advancing",
+        "_at",
+        "_body",
+        "_continued",
+        "_drain",
+        "_held",
+        "_input",
+        "_limits",
+        "_paused",
+        "_phase",
+        "_request",
+        "_scanned",
+        "_shared",
+        "_transport",
+        "_unsent",
+        "_until",
+        "deadline",
+        "exchange",
+        "loop",
+        "peer",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, shared: Shared, loop: asyncio.AbstractEventLoop) -> None:
+        self._shared = shared
+        self._limits = shared.limits
+        self.loop = loop
+        self._phase = _HEAD
+        self._input = b""
+        """What has come and is not used up; it counts from `_at`."""
+        self._at = 0
+        self._scanned = 0
+        """Up to here no head ends in `_input`."""
+        self._advancing = False
+        self._request: RequestHead | None = None
+        self._body: RequestBody | None = None
+        self._continued = False
+        self._held = False
+        """The socket is not read."""
+        self._paused = False
+        """The transport holds more unsent bytes than it should."""
+        self._unsent = 0
+        """How many bytes the slow client had to take when its time began."""
+        self._until = NEVER
+        self._drain: asyncio.Future[None] | None = None
+        self.deadline = NEVER
+        """When `expire` is to be called, in the shared timer's seconds."""
+        self.exchange: Exchange | None = None
+        """The call that runs for the current request; set by the application, ended here when the client goes."""
+        self.peer = ""
+
+    # ---- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start listening; the first head has its time from here."""
+        transport = self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by behaviour only
+        transport.set_write_buffer_limits(high=self._limits.write_high)
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else "local"
+        self._shared.connections.add(self)
+        self.deadline = self._shared.due(self._limits.head_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone: so is whoever waited for the call."""
+        self._phase = _GONE
+        self.deadline = NEVER
+        self._client_left()
+        self._resume_producer()
+        self._input = b""
+        self._body = None
+        self._shared.closed(self)
+
+    def eof_received(self) -> bool:
+        """The peer sends no more. A client that still wanted its answer would have kept its side open, so this is a goodbye."""
+        self._client_left()
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, whatever they are."""
+        try:
+            phase = self._phase
+            if phase == _HEAD:
+                if self._input:
+                    data = self._input[self._at :] + data
+                    self._at = 0
+                self._input = data
+                self._advance()
+            elif phase == _BODY:
+                self._body_received(data)
+            elif phase == _FULL:
+                self._input = self._input[self._at :] + data
+                self._at = 0
+                if len(self._input) > self._limits.read_ahead:
+                    self.hold()
+        except Exception:
+            logger.exception("a connection failed over what it received")
+            self._transport.abort()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we write."""
+        self._paused = True
+        self._unsent = self._unacknowledged()
+        self.deadline = self._shared.due(self._limits.slow_client_seconds)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._paused = False
+        if self._phase == _FULL:
+            self.deadline = NEVER
+        self._resume_producer()
+        if self._phase == _HEAD and self._input:
+            self.loop.call_soon(self._advance)
+
+    # ---- requests in
+
+    def _advance(self) -> None:
+        """Serve what is there, one request at a time."""
+        if self._advancing:
+            return
+        self._advancing = True
+        turns = 0
+        try:
+            while self._phase == _HEAD and self._input and not self._paused:
+                if turns == _TURNS:
+                    self.loop.call_soon(self._advance)
+                    return
+                turns += 1
+                data = self._input
+                start = self._at
+                if data.startswith(b"\r\n", start):
+                    start += 2  # one empty line before a request is what careless senders leave behind a body
+                end = data.find(b"\r\n\r\n", self._scanned or start) + 4
+                if end == 3:
+                    self._partial_head(data, start)
+                    return
+                if end - start > self._limits.head_bytes:
+                    raise self._too_long()
+                self._scanned = 0
+                self._at = end
+                self._begin(self._shared.heads.read(data[start:end]))
+        except Refused as refused:
+            self._refuse(refused)
+        finally:
+            self._advancing = False
+
+    def _partial_head(self, data: bytes, start: int) -> None:
+        """Part of a head is here: wait for the rest, unless it already cannot become one."""
+        part = data[start:]
+        if len(part) > self._limits.head_bytes:
+            raise self._too_long()
+        if part.count(b"\n") != part.count(b"\r\n"):
+            raise malformed("A line of the head does not end in CRLF.")
+        if not self._scanned:
+            self.deadline = self._shared.due(self._limits.head_seconds)
+        self._input = data[self._at :]
+        self._at = 0
+        # Never 0, which says that no part of a head is here; never before the head's own first line.
+        self._scanned = max(len(self._input) - 3, 1)
+
+    def _too_long(self) -> Refused:
+        return malformed(f"The head of a request may have {self._limits.head_bytes} bytes.", status=431)
+
+    def _begin(self, head: RequestHead) -> None:
+        """A head is complete: take what has come of its body, and hand the request on."""
+        self.deadline = NEVER
+        self._request = head
+        self._continued = False
+        body = self._body = RequestBody(self, head, self._limits.read_ahead)
+        data = self._input
+        at = self._at
+        if at == len(data):
+            self._input = b""
+            self._at = 0
+        elif not body.complete:
+            self._input = b""
+            self._at = 0
+            self._input = body.feed(data[at:])
+        self._phase = _FULL if body.complete else _BODY
+        if len(self._input) - self._at > self._limits.read_ahead:
+            self.hold()
+        self._shared.application.serve(self, head, body)
+
+    def _body_received(self, data: bytes) -> None:
+        body = self._body
+        assert body is not None
+        try:
+            self._input = body.feed(data)
+        except Refused:
+            if self._request is None:
+                self._transport.close()
+            return  # else whoever reads the body was told, and the answer closes the connection
+        if body.complete:
+            if self._request is None:
+                self._next()
+            else:
+                self._phase = _FULL
+                self.deadline = NEVER
+        elif self._request is None or body.waiting:
+            self.deadline = min(self._shared.due(self._limits.body_idle_seconds), self._until)
+
+    def want(self) -> None:
+        """The body is waited for: let the sender send it, within its time."""
+        head, body = self._request, self._body
+        assert head is not None
+        assert body is not None
+        if head.expects and not self._continued:
+            self._continued = True
+            if not body.started:
+                self._transport.write(response.CONTINUE)
+        self._until = self._shared.due(self._limits.body_seconds)
+        self.deadline = min(self._shared.due(self._limits.body_idle_seconds), self._until)
+        self._read_on()
+
+    def hold(self) -> None:
+        """Do not read the socket for now."""
+        if not self._held and self._phase < _CLOSING:
+            self._held = True
+            self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self._held and self._phase < _GONE:
+            self._held = False
+            self._transport.resume_reading()
+
+    # ---- answers out
+
+    def answer(self, status: int, fields: bytes, payload: bytes, *, close: bool = False) -> None:
+        """Send the whole answer to the current request; `fields` are complete header lines."""
+        request = self._request
+        if request is None or self._phase not in (_BODY, _FULL):
+            return  # the client has left
+        keep = not close and self._persistent(request)
+        lines = self._shared.date + fields if keep else self._shared.date + fields + response.CLOSE
+        self._transport.write(response.whole(status, lines, payload, bodiless=request.method == "HEAD"))
+        self.answered(keep=keep)
+
+    def stream(self, fields: bytes) -> Stream:
+        """Begin a streamed answer to the current request."""
+        request = self._request
+        assert request is not None
+        keep = self._persistent(request)
+        lines = response.STATUS_LINES[200] + self._shared.date + fields
+        if request.minor:
+            lines += response.CHUNKED
+        if not keep:
+            lines += response.CLOSE
+        return Stream(self, self._transport, self.loop, lines + b"\r\n", chunked=bool(request.minor), keep=keep)
+
+    @property
+    def clogged(self) -> bool:
+        """Whether a producer should wait for `drained` before it sends more."""
+        return self._paused
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody reads what we write any more."""
+        return self._phase >= _CLOSING
+
+    async def drained(self) -> None:
+        """Return when the client has read enough of what waits for it."""
+        if self._paused:
+            self._drain = self.loop.create_future()
+            try:
+                await self._drain
+            finally:
+                self._drain = None
+
+    def answered(self, *, keep: bool) -> None:
+        """The last byte of the current answer has been handed to the transport."""
+        self.exchange = None
+        if not keep or self._shared.draining:
+            self._close(linger=self._phase == _BODY or bool(self._input))
+        elif self._phase == _FULL:
+            self._next()
+        else:
+            self._request = None
+            if self._body is not None:
+                self._body.abandon()
+            self._until = self._shared.due(self._limits.body_seconds)
+            self.deadline = self._shared.due(self._limits.body_idle_seconds)
+            self._read_on()
+
+    def _next(self) -> None:
+        """The connection is ready for another request."""
+        self._phase = _HEAD
+        self._request = None
+        self._body = None
+        self.deadline = self._shared.due(self._limits.keep_alive_seconds)
+        if self._held:
+            self._read_on()
+        if self._input:
+            self._advance()
+
+    def _persistent(self, request: RequestHead) -> bool:
+        """Whether another request may follow the current one on this connection."""
+        body = self._body
+        if body is None or not request.keep_alive or self._shared.draining or body.failed:
+            return False
+        if body.complete:
+            return True
+        # A sender that still waits for 100 Continue may send the body or not: nobody can tell what comes next.
+        remaining = body.remaining
+        return remaining is not None and remaining <= self._limits.discard_bytes and (self._continued or not request.expects)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Say what is wrong with what came in place of a request, and be done with this connection."""
+        fields, payload = self._shared.application.refusal(refused.error)
+        self._transport.write(response.whole(refused.status, self._shared.date + fields + response.CLOSE, payload))
+        self._close(linger=True)
+
+    # ---- the end
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.deadline = NEVER
+        phase = self._phase
+        if self._paused or phase == _CLOSING:
+            self._expire_writing()
+        elif phase == _HEAD:
+            if self._input:
+                self._refuse(Refused(408, Timeout("The head of the request took too long to arrive.", code="request_timeout")))
+            else:
+                self._close(linger=False)
+        elif phase == _BODY:
+            if self._request is None or self._body is None:
+                self._close(linger=False)
+            else:
+                self._body.fail(Timeout("The body of the request took too long to arrive.", code="request_timeout"))
+
+    def _expire_writing(self) -> None:
+        """A client that reads, however slowly, is served; one that does not is cut off."""
+        unsent = self._unacknowledged()
+        if self._transport.get_write_buffer_size() and self._unsent - unsent >= self._limits.slow_client_bytes:
+            self._unsent = unsent
+            self.deadline = self._shared.due(self._limits.slow_client_seconds)
+        else:
+            self._client_left()
+            self._transport.abort()
+
+    def _unacknowledged(self) -> int:
+        """Bytes the client has not taken: in our buffer, and in the kernel's, which alone hides megabytes of slowness."""
+        sock = self._transport.get_extra_info("socket")
+        try:
+            (queued,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+        except (OSError, AttributeError):
+            queued = 0
+        return self._transport.get_write_buffer_size() + int(queued)
+
+    def close_idle(self) -> None:
+        """Close unless a request is being served or received."""
+        if self._phase == _HEAD and not self._input:
+            self._close(linger=False)
+
+    def abort(self) -> None:
+        """Close now, whatever is unsent."""
+        self._transport.abort()
+
+    def _close(self, *, linger: bool) -> None:
+        """Close when everything is sent. With `linger`, keep reading (and dropping) for a moment: a reset would overtake our last word."""
+        self._phase = _CLOSING
+        self._input = b""
+        self._body = None
+        transport = self._transport
+        if transport.get_write_buffer_size():
+            self._unsent = self._unacknowledged()
+            self.deadline = self._shared.due(self._limits.slow_client_seconds)
+        else:
+            self.deadline = self._shared.due(self._limits.linger_seconds)
+        if not linger:
+            transport.close()
+            return
+        self._read_on()
+        if transport.can_write_eof():
+            transport.write_eof()
+
+    def _client_left(self) -> None:
+        exchange = self.exchange
+        if exchange is not None:
+            self.exchange = None
+            exchange.end(Outcome.CLIENT)
+
+    def _resume_producer(self) -> None:
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_result(None)
