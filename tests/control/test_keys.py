@@ -221,6 +221,13 @@ async def test_another_tenants_key_does_not_exist(house: House, verb: str) -> No
     assert await house.good(made.key)
 
 
+@pytest.mark.parametrize("key_id", ["", "\x00", "a'b", "../x", "٣", "a" * 17, "\ud800"])
+async def test_what_cannot_be_an_id_is_not_found(house: House, key_id: str) -> None:
+    """And never reaches a database that might choke on it."""
+    with pytest.raises(NotFound):
+        await house.keys.get(ADMIN, key_id)
+
+
 async def test_each_change_is_one_event_and_one_notice(house: House) -> None:
     """Create, rotate, revoke: who did it to which key; revoking again changes and says nothing new."""
     made = await house.keys.create(ADMIN, KeySpec(name="k"))

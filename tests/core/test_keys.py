@@ -153,11 +153,9 @@ def test_the_bootstrap_key_is_known_by_its_digest() -> None:
     assert text not in repr(KeyChecker(PEPPER, digest))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x" * 23, "a" * 40, " leading-space-0123456789", "line\nbreak-0123456789abc", "0123456789abcdef" * 40]
-)
+@pytest.mark.parametrize("text", ["", "x" * 23, " leading-space-0123456789", "line\nbreak-0123456789abc", "0123456789abcdef" * 40])
 def test_a_poor_bootstrap_key_is_refused(text: str) -> None:
-    """Too short, a single repeated character, spaces outside, control characters, too long."""
+    """Too short, or such that no header could carry it: spaces outside, control characters, too long."""
     with pytest.raises(ValueError, match="bootstrap key") as refused:
         KeyChecker(PEPPER).bootstrap_digest(text)
     assert not text or text not in str(refused.value)

@@ -124,8 +124,8 @@ class KeyChecker:
     def bootstrap_digest(self, key: str) -> bytes:
         """The digest of an operator's bootstrap key. Raises ValueError when it is too short, too long or padded with spaces."""
         raw = key.encode()
-        if len(key) < SHORTEST_BOOTSTRAP or len(set(key)) < 8:
-            raise ValueError(f"the bootstrap key needs at least {SHORTEST_BOOTSTRAP} characters, and not always the same ones")
+        if len(key) < SHORTEST_BOOTSTRAP:
+            raise ValueError(f"the bootstrap key needs at least {SHORTEST_BOOTSTRAP} characters")
         if len(raw) > LONGEST_CREDENTIAL or key != key.strip() or not key.isprintable():
             raise ValueError(f"the bootstrap key must be printable, without outer spaces, in at most {LONGEST_CREDENTIAL} bytes")
         return self.digest(raw)

@@ -45,9 +45,8 @@ class AuditAppender:
             rows.append((*columns, leaf_hash(leaf_data(columns))))
         frontier.extend(row[-1] for row in rows)
         # Straight to the driver: three times as fast as building each row's parameters by name.
-        mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
         names = ", ".join(AUDIT_EVENTS.c.keys())
-        connection.exec_driver_sql(f"INSERT INTO audit_events ({names}) VALUES ({', '.join([mark] * len(AUDIT_EVENTS.c))})", rows)  # noqa: S608
+        connection.exec_driver_sql(f"INSERT INTO audit_events ({names}) VALUES ({_marks(connection, len(AUDIT_EVENTS.c))})", rows)  # noqa: S608
         self._write(connection, frontier, sealed=sealed)
 
     def checkpoint(self, connection: Connection, signer: NoteSigner, at: float) -> str:
@@ -94,15 +93,20 @@ class AuditAppender:
         self.append(connection, (event,))
 
     def _read(self, connection: Connection) -> tuple[Frontier, bool]:
-        """The frontier, and whether its seal is good."""
+        """The frontier, and whether its seal is good. Others who want it wait until this transaction ends."""
         query = select(AUDIT_STATE).where(AUDIT_STATE.c.name == STATE).with_for_update()
         state = connection.execute(query).one_or_none()
         if state is None:
-            # A new log, unless somebody removed the row: then events would be there.
+            # A new log, unless somebody removed the row: then events are there, and what they make is not sealed.
             frontier = _rebuild(connection)
-            connection.execute(insert(AUDIT_STATE).values(name=STATE, size=0, frontier=b"", seal=b""))
-            self._write(connection, frontier, sealed=frontier.size == 0)
-            return frontier, frontier.size == 0
+            nodes = frontier.dump()
+            seal = b"" if frontier.size else seal_of(self._seal_key, 0, nodes)
+            # Several servers may begin a log at once: one row wins, and everybody reads it.
+            connection.exec_driver_sql(
+                f"INSERT INTO audit_state (name, size, frontier, seal) VALUES ({_marks(connection, 4)}) ON CONFLICT DO NOTHING",  # noqa: S608
+                (STATE, frontier.size, nodes, seal),
+            )
+            state = connection.execute(query).one()
         try:
             frontier = Frontier.load(state.size, bytes(state.frontier))
         except (ValueError, TypeError):
@@ -116,6 +120,11 @@ class AuditAppender:
         connection.execute(
             update(AUDIT_STATE).where(AUDIT_STATE.c.name == STATE).values(size=frontier.size, frontier=nodes, seal=seal),
         )
+
+
+def _marks(connection: Connection, count: int) -> str:
+    """Places for `count` bound values in the words of the driver."""
+    return ", ".join(["?" if connection.dialect.paramstyle == "qmark" else "%s"] * count)
 
 
 def _rebuild(connection: Connection) -> Frontier:
