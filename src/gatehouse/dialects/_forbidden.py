@@ -8,7 +8,7 @@ top level only was what row 17 was about, so this one is asked about every objec
 from typing import Any, Final
 
 from gatehouse.core.errors import InvalidRequest
-from gatehouse.dialects._json import MAX_DEPTH, child, fits, invalid
+from gatehouse.dialects._json import MAX_DEPTH, child, fits, invalid, path_to
 
 FORBIDDEN: Final = frozenset(
     {
@@ -59,16 +59,16 @@ def refuse_forbidden(value: Any, path: str = "") -> None:
         InvalidRequest: naming the forbidden field, a value nested more than MAX_DEPTH levels deep, or an integer that 64 bits
             do not hold.
     """
-    pending: list[tuple[str, Any, int]] = [(path, value, 0)]
+    pending: list[tuple[Any, int]] = [(value, 0)]
     while pending:
-        at, node, depth = pending.pop()
+        node, depth = pending.pop()
         if depth > MAX_DEPTH:
-            raise invalid(at, f"nested more than {MAX_DEPTH} levels deep.")
+            raise invalid(path_to(node, value, path), f"nested more than {MAX_DEPTH} levels deep.")
         if type(node) is dict:
             if not FORBIDDEN.isdisjoint(node):
-                raise forbidden(child(at, next(name for name in node if name in FORBIDDEN)))
-            pending += [(child(at, name), item, depth + 1) for name, item in node.items() if type(item) in _WORTH_A_LOOK]
+                raise forbidden(child(path_to(node, value, path), next(name for name in node if name in FORBIDDEN)))
+            pending += [(item, depth + 1) for item in node.values() if type(item) in _WORTH_A_LOOK]
         elif type(node) is list:
-            pending += [(child(at, index), item, depth + 1) for index, item in enumerate(node) if type(item) in _WORTH_A_LOOK]
+            pending += [(item, depth + 1) for item in node if type(item) in _WORTH_A_LOOK]
         elif type(node) is int and not fits(node):
-            raise invalid(at, "the integer does not fit 64 bits.")
+            raise invalid(path_to(node, value, path), "the integer does not fit 64 bits.")

@@ -9,6 +9,7 @@ Depth needs no check of its own here: the decoder is recursive but counts with t
 our own walks over decoded values do not recurse.
 """
 
+import functools
 import math
 import re
 from typing import Any, Final
@@ -116,7 +117,8 @@ def explain(fault: Exception, body: bytes) -> InvalidRequest:
         return _explain_value(text)
     if text.startswith("JSON is malformed: "):
         return InvalidRequest(f"The body is not valid JSON: {text[19:]}.", code="invalid_json")
-    return InvalidRequest(f"The body is not valid JSON: it ends too early (byte {len(body)}).", code="invalid_json")
+    end = f"it ends too early, or its last text is broken (byte {len(body)})"
+    return InvalidRequest(f"The body is not valid JSON: {end}.", code="invalid_json")
 
 
 def _not_an_object() -> InvalidRequest:
@@ -157,6 +159,23 @@ def child(path: str, name: str | int) -> str:
     if isinstance(name, int):
         return f"{path}[{name}]"
     return f"{path}.{name}" if path else name
+
+
+def path_to(wanted: Any, root: Any, start: str = "") -> str:
+    """Where `wanted` is inside `root`, below the path `start`. Linear, because paths are not built before it is found."""
+    trail: list[tuple[Any, int, str | int]] = [(root, -1, start)]
+    for at, (node, _, _) in enumerate(trail):  # grows while it is walked
+        if node is wanted:
+            steps = []
+            while at > 0:
+                _, at, name = trail[at]  # noqa: PLW2901 - climbs to the root
+                steps.append(name)
+            return functools.reduce(child, reversed(steps), start)
+        if isinstance(node, dict):
+            trail += [(item, at, name) for name, item in node.items()]
+        elif isinstance(node, list):
+            trail += [(item, at, index) for index, item in enumerate(node)]
+    return start
 
 
 def _large_number(body: bytes) -> int:

@@ -12,12 +12,13 @@ from typing import Any, Final
 import msgspec
 
 from gatehouse.dialects._forbidden import FORBIDDEN, forbidden
-from gatehouse.dialects._json import MAX_DEPTH, child, fits, invalid
+from gatehouse.dialects._json import MAX_DEPTH, child, fits, invalid, path_to
 
 MAX_SCHEMA_BYTES: Final = 262_144
-MAX_MEMBERS: Final = 20_000
-"""Objects, arrays and integers in one schema."""
-MAX_PATTERN: Final = 1_000
+MAX_MEMBERS: Final = 50_000
+"""Objects, arrays and integers in all schemas of a request."""
+MAX_PATTERNS: Final = 16_000
+"""Characters of all regular expressions in them."""
 _REFERENCES: Final = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 _SPECIAL: Final = FORBIDDEN | _REFERENCES | {"pattern", "patternProperties"}
 
@@ -29,82 +30,82 @@ _MEANING: Final = {
     **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependentRequired"), _NAMES),
     **dict.fromkeys(("const", "default", "enum", "example", "examples"), _OWN),
 }
+_NOTHING: Final[dict[str, int]] = {}
+_BELOW: Final = {_KEYWORDS: (_MEANING, _KEYWORDS), _NAMES: (_NOTHING, _KEYWORDS), _OWN: (_NOTHING, _OWN)}
+"""For each kind of keys: what the objects below certain of them hold, and below all others."""
 _WORTH_A_LOOK: Final = (dict, list, int)
 
 
-def check_schema(schema: dict[str, Any], path: str, room: int) -> None:
-    """Refuse a schema that is too large, too deep, circular, or that holds a forbidden keyword or a dangerous pattern.
+class SchemaBounds:
+    """The bounds of all schemas of one request."""
 
-    `room` is an upper bound of its size that the caller knows for nothing (the body's): a small body is not measured.
+    __slots__ = ("_members", "_patterns", "_room")
 
-    Raises:
-        InvalidRequest: naming the place under `path`.
-    """
-    if room > MAX_SCHEMA_BYTES and len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
-        raise invalid(path, f"the schema is larger than {MAX_SCHEMA_BYTES} bytes.")
-    members = 0
-    referring = False
-    pending: list[tuple[Any, int, int]] = [(schema, 0, _KEYWORDS)]
-    while pending:
-        node, depth, keys = pending.pop()
-        if depth > MAX_DEPTH:
-            raise invalid(path, f"the schema is nested more than {MAX_DEPTH} levels deep.")
-        members += 1
-        if type(node) is list:
-            for item in node:
-                if type(item) in _WORTH_A_LOOK:
-                    pending.append((item, depth + 1, keys))  # noqa: PERF401 - a comprehension a node takes twice as long
-        elif type(node) is int:
-            if not fits(node):
-                raise invalid(path, "an integer in the schema does not fit 64 bits.")
-        else:
-            if keys == _KEYWORDS and not _SPECIAL.isdisjoint(node):
-                referring |= _check_keywords(node, schema, path)
-            for name, item in node.items():
-                if type(item) in _WORTH_A_LOOK:
-                    below = keys if keys == _OWN else _KEYWORDS if keys == _NAMES else _MEANING.get(name, _KEYWORDS)
-                    pending.append((item, depth + 1, below))
-    if members > MAX_MEMBERS:
-        raise invalid(path, f"the schema has more than {MAX_MEMBERS} members.")
-    if referring:
-        _refuse_circles(schema, path)
+    def __init__(self, room: int) -> None:
+        """`room` is an upper bound of any schema's size that the caller knows for nothing (the body's)."""
+        self._room = room
+        self._members = 0
+        self._patterns = 0
 
+    def check(self, schema: dict[str, Any], path: str) -> None:
+        """Refuse a schema that is too large, too deep or circular, or that holds a forbidden keyword or a dangerous pattern.
 
-def _check_keywords(node: dict[str, Any], schema: dict[str, Any], path: str) -> bool:
-    """Check the special keywords of one schema object; True when it refers elsewhere."""
-    for name in node:
-        if name in FORBIDDEN:
-            raise forbidden(child(_find(schema, node, path), name))
-    patterns = [node.get("pattern"), *(node["patternProperties"] if isinstance(node.get("patternProperties"), dict) else ())]
-    for pattern in patterns:
-        if isinstance(pattern, str):
-            if len(pattern) > MAX_PATTERN:
-                raise invalid(_find(schema, node, path), f"a pattern is longer than {MAX_PATTERN} characters.")
-            if repeats_repetition(pattern):
-                raise invalid(_find(schema, node, path), "a pattern repeats what repeats itself.")
-    if _REFERENCES.isdisjoint(node):
-        return False
-    reference = node.get("$ref", "#")
-    if "$dynamicRef" in node or "$recursiveRef" in node or not isinstance(reference, str) or not _LOCAL.fullmatch(reference):
-        raise invalid(_find(schema, node, path), 'only references into the schema itself ("#/...") are accepted.')
-    return True
+        Raises:
+            InvalidRequest: naming the place under `path`.
+        """
+        if self._room > MAX_SCHEMA_BYTES and len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
+            raise invalid(path, f"the schema is larger than {MAX_SCHEMA_BYTES} bytes.")
+        if self._walk(schema, path):
+            _refuse_circles(schema, path)
+
+    def _walk(self, schema: dict[str, Any], path: str) -> bool:
+        """Look at everything in the schema once; True when it holds references."""
+        referring = False
+        pending: list[tuple[Any, int, int]] = [(schema, 0, _KEYWORDS)]
+        while pending:
+            node, depth, keys = pending.pop()
+            self._members += 1
+            if type(node) is dict:
+                if keys == _KEYWORDS and not _SPECIAL.isdisjoint(node):
+                    referring |= self._check_keywords(node, schema, path)
+                meaning, otherwise = _BELOW[keys]
+                for name, item in node.items():
+                    if type(item) in _WORTH_A_LOOK:
+                        pending.append((item, depth + 1, meaning.get(name, otherwise)))
+            elif type(node) is list:
+                for item in node:
+                    if type(item) in _WORTH_A_LOOK:
+                        pending.append((item, depth + 1, keys))  # noqa: PERF401 - a comprehension a node takes twice as long
+            elif not fits(node):
+                raise invalid(path_to(node, schema, path), "the integer does not fit 64 bits.")
+            if depth > MAX_DEPTH:
+                raise invalid(path, f"the schema is nested more than {MAX_DEPTH} levels deep.")
+        if self._members > MAX_MEMBERS:
+            raise invalid(path, f"the schemas have more than {MAX_MEMBERS} members.")
+        return referring
+
+    def _check_keywords(self, node: dict[str, Any], schema: dict[str, Any], path: str) -> bool:
+        """Check the special keywords of one schema object; True when it refers elsewhere."""
+        for name in node:
+            if name in FORBIDDEN:
+                raise forbidden(child(path_to(node, schema, path), name))
+        named = node.get("patternProperties")
+        for pattern in (node.get("pattern"), *(named if isinstance(named, dict) else ())):
+            if isinstance(pattern, str):
+                self._patterns += len(pattern)
+                if self._patterns > MAX_PATTERNS:
+                    raise invalid(path, f"the schemas hold more than {MAX_PATTERNS} characters of patterns.")
+                if repeats_repetition(pattern):
+                    raise invalid(path_to(node, schema, path), "a pattern repeats what repeats itself.")
+        if _REFERENCES.isdisjoint(node):
+            return False
+        reference = node.get("$ref", "#")
+        if "$dynamicRef" in node or "$recursiveRef" in node or not isinstance(reference, str) or not _LOCAL.fullmatch(reference):
+            raise invalid(path_to(node, schema, path), 'only references into the schema itself ("#/...") are accepted.')
+        return True
 
 
 _LOCAL: Final = re.compile(r"#(/.*)?", re.DOTALL)
-
-
-def _find(schema: dict[str, Any], wanted: Any, path: str) -> str:
-    """The path of an object inside the schema; only walked to write an error."""
-    pending: list[tuple[str, Any]] = [(path, schema)]
-    while pending:
-        at, node = pending.pop()
-        if node is wanted:
-            return at
-        if isinstance(node, dict):
-            pending.extend((child(at, name), item) for name, item in node.items())
-        elif isinstance(node, list):
-            pending.extend((child(at, index), item) for index, item in enumerate(node))
-    return path
 
 
 def _refuse_circles(schema: dict[str, Any], path: str) -> None:
@@ -149,26 +150,30 @@ def _resolve(schema: dict[str, Any], reference: str) -> Any:
 
 _ATOM: Final = re.compile(
     r"""(?P<open>\((?:\?(?:[:=!]|<[=!]|P?<\w*>))?)|(?P<close>\))|(?P<or>\|)
-        |(?:\\.|\[\^?\]?(?:[^\]\\]|\\.)*\]|[^()|*+?{])""",
+        |(?P<one>\\.|\[\^?\]?(?:[^\]\\]|\\.)*+\]|[^()|*+?{[])|(?P<stray>[*+?{])""",
     re.VERBOSE | re.DOTALL,
 )
 _QUANTIFIER: Final = re.compile(r"(?P<endless>[*+]|\{\d*,\})[?+]?|\?\??|\{\d+(?:,\d*)?\}\??")
+_GROUP_REPEATED: Final = re.compile(r"\)(?:[*+]|\{\d*,\})")
 
 
 def repeats_repetition(pattern: str) -> bool:
     """Whether a group that repeats without end can be filled by an inner repetition alone, as in `(a+)+` or `(x*|y)*`.
 
     Such patterns take exponential time in engines that backtrack. A group with something fixed in each alternative, as in
-    `(\\.[0-9]+)*`, is fine. Linear in the pattern; what cannot be read as a pattern is left to who compiles it.
+    `(\\.[0-9]+)*`, is fine. Linear in the pattern; what is no pattern is left to who compiles it.
     """
+    if not _GROUP_REPEATED.search(pattern):
+        return False
     groups: list[_Group] = [_Group()]
     at = 0
     while at < len(pattern):
         atom = _ATOM.match(pattern, at)
         if atom is None:
-            at += 1
-            continue
+            return False
         at = atom.end()
+        if atom["stray"]:
+            continue
         group = groups[-1]
         if atom["open"]:
             groups.append(_Group())

@@ -21,7 +21,7 @@ import msgspec
 from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Message, Part, ResponseFormat, ToolCall, ToolChoice
 from gatehouse.dialects._forbidden import FORBIDDEN, refuse_forbidden
 from gatehouse.dialects._json import explain, invalid, plain, refuse_ambiguity
-from gatehouse.dialects._schemas import check_schema
+from gatehouse.dialects._schemas import SchemaBounds
 from gatehouse.dialects.openai._shapes import (
     FIELDS,
     MAX_REMOTE_URL,
@@ -121,8 +121,9 @@ def _check(request: ChatRequest, size: int) -> None:
         refuse_forbidden(request.metadata, "metadata")
     if request.tools or request.tool_choice is not None:
         _check_tools(request.tools or (), request.tool_choice, size)
-    if isinstance(request.response_format, SchemaFormat) and request.response_format.json_schema.schema is not None:
-        check_schema(request.response_format.json_schema.schema, "response_format.json_schema.schema", size)
+    wanted = request.response_format
+    if type(wanted) is SchemaFormat and wanted.json_schema.schema is not None:
+        SchemaBounds(size).check(wanted.json_schema.schema, "response_format.json_schema.schema")
     for index, message in enumerate(request.messages):
         if type(message) is AssistantShape or type(message.content) is not str:
             _check_message(message, f"messages[{index}]")
@@ -130,13 +131,14 @@ def _check(request: ChatRequest, size: int) -> None:
 
 def _check_tools(tools: Sequence[FunctionTool], choice: Any, size: int) -> None:
     names = set()
+    bounds = SchemaBounds(size)
     for index, tool in enumerate(tools):
         name = tool.function.name
         if name in names:
             raise invalid(f"tools[{index}].function.name", f"two tools are called {name}.")
         names.add(name)
         if tool.function.parameters is not None:
-            check_schema(tool.function.parameters, f"tools[{index}].function.parameters", size)
+            bounds.check(tool.function.parameters, f"tools[{index}].function.parameters")
     if choice is None:
         return
     if not tools:
@@ -196,6 +198,8 @@ def encode_request(call: Call, model: str, *, max_tokens_field: str = "max_token
         body["stop"] = call.stop
     if call.metadata:
         body["metadata"] = call.metadata
+    if call.logit_bias:
+        body["logit_bias"] = {token: int(bias) if bias.is_integer() else bias for token, bias in call.logit_bias.items()}
     for name in _SAME:
         value = getattr(call, name)
         if value is not None:
@@ -212,7 +216,6 @@ _SAME: Final = (
     "seed",
     "logprobs",
     "top_logprobs",
-    "logit_bias",
     "reasoning_effort",
     "user",
 )
