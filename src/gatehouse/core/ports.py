@@ -167,21 +167,36 @@ class Journal(Protocol):
 class Finding(Protocol):
     """What a rule found: `rule` id and the span in the text scanned."""
 
-    rule: str
-    start: int
-    end: int
+    @property
+    def rule(self) -> str:
+        """The rule's id, from a closed set."""
+
+    @property
+    def start(self) -> int:
+        """The first character of it."""
+
+    @property
+    def end(self) -> int:
+        """The character after it."""
 
 
 class Scanner(Protocol):
-    """A rule pack over text, in time linear in the text."""
+    """A rule pack over text, in time linear in the text.
+
+    `before` is what stands before `text`, its last eight characters at least when there are as many: a rule may look at it
+    (is this the start of a word?), but nothing in it is found again.
+    """
 
     version: str
 
-    def scan(self, text: str) -> tuple[Finding, ...]:
+    def scan(self, text: str, before: str = "") -> tuple[Finding, ...]:
         """Every finding in `text`, in order of start; empty for clean text."""
 
-    def hold_back(self, text: str) -> int:
+    def hold_back(self, text: str, before: str = "") -> int:
         """How many characters at the end of `text` could still become part of a finding when more text follows."""
+
+    def is_clean(self, text: str, before: str = "") -> bool:
+        """True when `scan` would find nothing and `hold_back` would say 0: the one question a stream asks an event."""
 
 
 class AnswerCache(Protocol):
