@@ -1,0 +1,245 @@
+"""Guard reads what goes in and watches what comes out. It may rewrite the call and the answer, and never lets more through.
+
+Every text that a model will read is read first: as it came and folded, in one pass over all of them together; places are
+worked out only when that pass finds something. What no rule can read is named and left to the policy. A guard that cannot
+do its work refuses (503), except where the policy only asks it to flag.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from typing import Final
+
+from gatehouse.core.calls import Call
+from gatehouse.core.errors import Blocked, GatehouseError, InvalidRequest, TooLarge, Unavailable
+from gatehouse.core.events import Answer, Chunk, Event, Events
+from gatehouse.core.normalise import Normaliser, hidden_spans
+from gatehouse.core.plans import GuardPolicy, Plan
+from gatehouse.core.ports import Clock, Scanner
+from gatehouse.pipeline import texts
+from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.screen import Action, Found, Screen, answer_texts, rewritten_answer
+from gatehouse.pipeline.sieve import Sieve, Spot, merged, redacted
+from gatehouse.pipeline.watching import Watching
+
+HIDDEN_TEXT: Final = "hidden-text"
+"""The rule of this stage itself: text that a model reads and a person cannot see."""
+FAULT_FLAG: Final = "guard:fault"
+"""The guard could not do its work and the policy was to flag."""
+_PIECE: Final = 16_384
+"""Characters read at a stretch, a quarter of it when they must be folded; between two pieces everybody else has a turn."""
+_SELECTORS: Final = "\ufe00"
+"""Where the characters begin that hide messages in runs: a piece never ends inside one."""
+
+logger = logging.getLogger("gatehouse.pipeline")
+
+
+class Guard:
+    """Applies each plan's GuardPolicy with one rule pack.
+
+    `flag_only` are rules too vague to act on, whatever the policy says. `budget` is how many seconds reading one call or one
+    whole answer may take.
+    """
+
+    name = "guard"
+
+    def __init__(self, scanner: Scanner, clock: Clock, *, flag_only: frozenset[str] = frozenset(), budget: float = 2.0) -> None:
+        self._scanner = scanner
+        self._clock = clock
+        self._flag_only = flag_only
+        self._budget = budget
+        self._normaliser = Normaliser()
+
+    def policy_version(self, plan: Plan) -> str:
+        """What decides about a call of `plan`: its policy's version and the rule pack's, for records and cache keys."""
+        return f"{plan.guard.version}/{self._scanner.version}"
+
+    async def admit(self, x: Exchange) -> None:
+        """Check, and where the policy says so rewrite, what goes in.
+
+        Raises:
+            TooLarge: more text than the policy lets in.
+            InvalidRequest: text that is no Unicode.
+            Blocked: content that the policy refuses: `code` is the rule ("unscannable" for what no rule reads), `param` the place.
+            Unavailable: the guard could not do its work.
+        """
+        call, plan = x.call, x.plan
+        assert call is not None
+        assert plan is not None
+        policy = plan.guard
+        contents, unread = texts.plain(call)
+        if unread:
+            _refuse_unscannable(call, unread, policy)
+        joined = "\n".join(contents)
+        if not joined.isascii():
+            _check_unicode(call, joined)
+        if (len(joined) if joined.isascii() else len(joined.encode())) > policy.max_text_bytes:
+            raise TooLarge(f"The text of this call is larger than {policy.max_text_bytes} bytes.", param="messages")
+        if policy.input == "off":
+            return
+        try:
+            found = await self._reads(joined) if len(joined) > _PIECE else self._shows(joined)
+            if found:
+                await self._act(x, call, policy.input)
+        except GatehouseError:
+            raise
+        except Exception as fault:
+            self._failed(x, fault, policy.input)
+
+    def watch(self, x: Exchange, events: Events) -> Events:
+        """Screen what comes out, unless the policy does not look."""
+        assert x.plan is not None
+        action = x.plan.guard.output
+        if action == "off":
+            return events
+        return Watching(events, self._screened(x, events, action))
+
+    def settle(self, x: Exchange) -> None:
+        """Nothing is held."""
+
+    # What goes in
+
+    def _shows(self, text: str) -> bool:
+        """Whether there is anything to look for in `text`, from one pass over each view."""
+        if self._scanner.scan(text):
+            return True
+        folded = self._normaliser.fold(text)
+        return folded is not text and (bool(self._scanner.scan(folded)) or next(hidden_spans(text), None) is not None)
+
+    async def _reads(self, text: str) -> bool:
+        """As `_shows`, piece by piece."""
+        hidden: list[Spot] = []
+        sieve = await self._sifted(text, hidden)
+        return bool(sieve.rules or hidden)
+
+    async def _sifted(self, text: str, hidden: list[Spot] | None = None) -> Sieve:
+        """`text` read to its end; what is hidden in it is added to `hidden`."""
+        sieve = Sieve(self._scanner, self._normaliser, self._flag_only)
+        until = self._clock.monotonic() + self._budget
+        for start, piece in _pieces(text):
+            if not sieve.passes(piece):
+                sieve.feed(piece)
+            if hidden is not None:
+                hidden += [Spot(HIDDEN_TEXT, start + first, start + end) for first, end in hidden_spans(piece)]
+            if start + len(piece) < len(text):
+                await self._clock.sleep(0)
+                if self._clock.monotonic() > until:
+                    raise TimeoutError("reading took longer than its budget")
+        sieve.finish()
+        return sieve
+
+    async def _spots(self, x: Exchange, text: str) -> list[Spot]:
+        """What is in one text, flagged; without what is only flagged."""
+        hidden: list[Spot] = []
+        sieve = await self._sifted(text, hidden)
+        for rule in (*sieve.rules, *([HIDDEN_TEXT] if hidden else ())):
+            _flag(x, f"guard:{rule}")
+        return merged(sieve.spots + hidden) if hidden else sieve.spots
+
+    async def _act(self, x: Exchange, call: Call, action: Action) -> None:
+        changes = {}
+        for place, text in texts.located(call):
+            spots = await self._spots(x, text)
+            if not spots:
+                continue
+            if action == "block":
+                rule = spots[0].rule
+                raise Blocked(f"{place} holds what the rule {rule!r} does not let through.", code=rule, param=place)
+            changes[place] = redacted(text, 0, spots)
+        if changes and action == "redact":
+            x.call = texts.rewritten(call, changes)
+
+    # What comes out
+
+    async def _screened(self, x: Exchange, events: Events, action: Action) -> AsyncGenerator[Event, None]:
+        screen = Screen(self._scanner, self._normaliser, action, self._flag_only)
+        try:
+            async for event in events:
+                try:
+                    ready = screen.take(event) if isinstance(event, Chunk) else await self._screened_answer(x, event, action)
+                except Exception as fault:
+                    self._stop(x, fault, action)
+                    yield event
+                    break
+                if isinstance(ready, list):
+                    for each in ready:
+                        yield each
+                else:
+                    yield ready
+            else:
+                for each in self._last(x, screen, action):
+                    yield each
+                return
+            async for event in events:  # unread: the guard is broken and the policy is only to flag
+                yield event
+        finally:
+            for rule in screen.rules:
+                _flag(x, f"guard:{rule}")
+            await events.aclose()
+
+    def _last(self, x: Exchange, screen: Screen, action: Action) -> list[Chunk]:
+        try:
+            return screen.finish()
+        except Exception as fault:
+            self._stop(x, fault, action)
+            return []
+
+    async def _screened_answer(self, x: Exchange, answer: Answer, action: Action) -> Answer:
+        changes = {}
+        for place, text in answer_texts(answer):
+            sieve = await self._sifted(text)
+            for rule in sieve.rules:
+                _flag(x, f"guard:{rule}")
+            if sieve.spots:
+                if action == "block":
+                    raise Found(sieve.spots[0].rule)
+                changes[place] = redacted(text, 0, sieve.spots)
+        return rewritten_answer(answer, changes) if changes and action == "redact" else answer
+
+    def _stop(self, x: Exchange, fault: Exception, action: Action) -> None:
+        """Raise what the caller is told; return only when a broken guard is to be flagged and no more."""
+        if isinstance(fault, Found):
+            message = f"The answer was stopped: it holds what the rule {fault.rule!r} does not let through."
+            raise Blocked(message, code=fault.rule) from None
+        self._failed(x, fault, action)
+
+    @staticmethod
+    def _failed(x: Exchange, fault: Exception, action: Action) -> None:
+        # Only the kind of fault: its message may quote what was read.
+        logger.error("call %s: the guard failed: %s", x.request_id, type(fault).__name__)
+        if action != "flag":
+            raise Unavailable(
+                "The guard could not check this call.", code="guard_unavailable", retry_after=1.0, detail=type(fault).__name__
+            ) from None
+        _flag(x, FAULT_FLAG)
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    size = _PIECE if text.isascii() else _PIECE // 4
+    start = 0
+    while start < len(text):
+        end = start + size
+        while end < len(text) and text[end] >= _SELECTORS and end - start < 2 * size:
+            end += 1
+        yield start, text[start:end]
+        start = end
+
+
+def _flag(x: Exchange, flag: str) -> None:
+    if flag not in x.flags:
+        x.flags.append(flag)
+
+
+def _refuse_unscannable(call: Call, unread: frozenset[str], policy: GuardPolicy) -> None:
+    denied = {kind for kind in unread if policy.unscannable.get(kind, policy.unscannable_default) == "deny"}
+    for kind, place in texts.unscannable(call):
+        if kind in denied:
+            raise Blocked(f"{place}: the policy does not let content of the type {kind!r} pass unread.", code="unscannable", param=place)
+
+
+def _check_unicode(call: Call, joined: str) -> None:
+    try:
+        joined.encode()
+    except UnicodeEncodeError:
+        for place, text in texts.located(call):
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise InvalidRequest(f"{place} holds half a surrogate pair, which is no Unicode text.", param=place) from None
