@@ -1,0 +1,140 @@
+"""Cache answers a call that was asked before, word for word, in the same scope and under the same plan and policy.
+
+Off unless the route asks. What is kept is the answer as the target gave it, before Guard saw it: Guard stands before Cache
+and watches hits too, so a stricter policy holds for old entries as well. Only whole answers of completed calls are kept,
+and only those that ended by themselves (stop, tool_calls).
+"""
+
+from collections.abc import AsyncGenerator
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from gatehouse.core.calls import Call
+from gatehouse.core.collect import Collector
+from gatehouse.core.events import Answer, Chunk, Event, Events
+from gatehouse.core.identity import Principal
+from gatehouse.core.money import ZERO
+from gatehouse.core.outcome import Outcome
+from gatehouse.core.plans import CachePolicy, Plan
+from gatehouse.core.ports import AnswerCache
+from gatehouse.pipeline.exchange import NO_USAGE, Exchange
+from gatehouse.pipeline.watching import Watching
+
+_KEY_BYTES: Final = 32
+_ENDED_WELL: Final = frozenset({"stop", "tool_calls"})
+
+
+class _Miss(msgspec.Struct):
+    """A call whose answer is wanted: under which key, for how long, and what has been collected."""
+
+    key: bytes
+    ttl: float
+    answer: Answer | None = None
+
+
+class Cache:
+    """Looks answers up and keeps new ones. `longest_answer` bounds, in characters, what is collected of a stream."""
+
+    name = "cache"
+
+    def __init__(self, answers: AnswerCache, *, longest_answer: int = 1_000_000) -> None:
+        self._answers = answers
+        self._longest = longest_answer
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._misses: dict[Exchange, _Miss] = {}
+
+    async def admit(self, x: Exchange) -> Events | None:
+        """Answer from the cache, or let the call pass. Sets `x.cache`.
+
+        The caller's `cache-control: no-cache` asks for a fresh answer, `no-store` for none to be kept either.
+        """
+        call, plan, principal = x.call, x.plan, x.principal
+        assert call is not None
+        assert plan is not None
+        assert principal is not None
+        policy = plan.cache
+        if policy is None:
+            return None
+        wishes = x.head.headers.get(b"cache-control")
+        if wishes is not None and b"no-store" in (asked := _directives(wishes)):
+            return None
+        key = self._key(call, plan, policy, principal)
+        if wishes is None or not asked & {b"no-cache", b"max-age=0"}:
+            answer = self._answers.get(key)
+            if answer is not None:
+                x.cache = "hit"
+                x.usage = NO_USAGE
+                x.charge = ZERO
+                return _replay(answer)
+        x.cache = "miss"
+        self._misses[x] = _Miss(key, policy.ttl)
+        return None
+
+    def watch(self, x: Exchange, events: Events) -> Events:
+        """Collect the answer of a miss."""
+        miss = self._misses.get(x)
+        return events if miss is None else Watching(events, self._collected(miss, events))
+
+    def settle(self, x: Exchange) -> None:
+        """Keep what was collected, if the call completed."""
+        miss = self._misses.pop(x, None)
+        if miss is None or miss.answer is None or x.outcome is not Outcome.COMPLETED:
+            return
+        if miss.answer.choices and all(choice.finish in _ENDED_WELL for choice in miss.answer.choices):
+            self._answers.put(miss.key, miss.answer, miss.ttl)
+
+    def _key(self, call: Call, plan: Plan, policy: CachePolicy, principal: Principal) -> bytes:
+        """Everything that decides what the answer may be and who may see it. Streamed or not is the same answer."""
+        if call.stream or call.include_usage:
+            call = replace(call, stream=False, include_usage=False)
+        digest = blake2b(digest_size=_KEY_BYTES)
+        # One encoded array: no two different tuples have the same bytes.
+        digest.update(self._encode((_scope(policy, principal), plan.model, plan.digest, plan.guard.version, call)))
+        return digest.digest()
+
+    async def _collected(self, miss: _Miss, events: Events) -> AsyncGenerator[Event, None]:
+        collector: Collector | None = Collector()
+        length = 0
+        try:
+            async for event in events:
+                if collector is not None:
+                    length += _length(event)
+                    if length > self._longest:
+                        collector = None
+                    else:
+                        collector.add(event)
+                yield event
+            if collector is not None:
+                miss.answer = collector.answer()
+        finally:
+            await events.aclose()
+
+
+async def _replay(answer: Answer) -> AsyncGenerator[Event, None]:
+    yield answer
+
+
+def _scope(policy: CachePolicy, principal: Principal) -> tuple[str, ...]:
+    """Who shares an entry. A key without a team shares with nobody under the scope team."""
+    if policy.scope == "tenant":
+        return "tenant", principal.tenant
+    if policy.scope == "team" and principal.team is not None:
+        return "team", principal.tenant, principal.team
+    return "key", principal.tenant, principal.key_id
+
+
+def _directives(value: bytes) -> frozenset[bytes]:
+    return frozenset(directive.strip().lower() for directive in value.split(b","))
+
+
+def _length(event: Event) -> int:
+    """Characters of what an event adds; logprobs are not counted, the store measures what it keeps."""
+    if isinstance(event, Chunk):
+        return sum(
+            len(choice.text) + len(choice.reasoning) + len(choice.refusal) + sum(len(tool.arguments) for tool in choice.tools)
+            for choice in event.choices
+        )
+    return len(event.raw)
