@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatehouse.core.frames import MAX_FRAME
 from gatehouse.core.limits import Dimension, Draw, Granted, Meter, Unused
 from gatehouse.processes.protocol import (
-    MAX_FRAME,
     Acquire,
     Acquired,
     Collect,

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
-from gatehouse.compose.launch import worker_command
+from gatehouse.compose.launch import engine_command, worker_command
 from gatehouse.compose.serve import listening
 from gatehouse.compose.steward import StewardParts
 from gatehouse.core.secrets import Secret
+from gatehouse.processes.engine_hosts import EngineHosts
 from gatehouse.processes.steward import Steward
 from gatehouse.settings import Environment, Settings
 
@@ -53,7 +54,8 @@ async def admin(tmp_path: Path) -> AsyncIterator[Admin]:
     environment = Environment(data_dir=tmp_path, bootstrap_key=Secret(BOOTSTRAP))
     with listening("127.0.0.1", 0) as data_socket, listening("127.0.0.1", 0) as admin_socket:
         steward = Steward(worker_command(tmp_path), data_socket, clock, rng, spawn)
-        parts = await StewardParts.open(Settings(), environment, tmp_path, steward, clock, rng, spawn)
+        engines = EngineHosts(engine_command(), tmp_path / "engines", clock, spawn)
+        parts = await StewardParts.open(Settings(), environment, tmp_path, steward, engines, clock, rng, spawn)
         await parts.serve_admin(admin_socket)
         key = await parts.first_key()
         assert key is not None
@@ -131,7 +133,11 @@ async def test_every_role_at_every_endpoint(admin: Admin) -> None:
         ("GET", "/admin/v1/audit/checkpoint"): {"admin", "bootstrap"},
     }
     _, document, _ = await admin.call("GET", "/admin/openapi.json", key=None)
-    declared = {(method.upper(), path.replace("{id}", "nothere1" if "keys" in path else "req_none")) for path, item in document["paths"].items() for method in item}
+    declared = {
+        (method.upper(), path.replace("{id}", "nothere1" if "keys" in path else "req_none"))
+        for path, item in document["paths"].items()
+        for method in item
+    }
     assert declared == set(matrix) | {("GET", path) for path in ("/livez", "/readyz", "/metrics")}
     for (method, path), allowed in matrix.items():
         for role, key in keys.items():

@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
+from gatehouse.compose.plans import engine_name
+from gatehouse.processes.engine_hosts import EngineCommand, EngineSpec
 from gatehouse.processes.steward import WorkerCommand
 from gatehouse.processes.supervisor import Launch
-from gatehouse.settings import worker_environment
+from gatehouse.settings import Settings, worker_environment
 
 
 def worker_command(data_dir: Path) -> WorkerCommand:
@@ -17,3 +19,24 @@ def worker_command(data_dir: Path) -> WorkerCommand:
         return Launch((sys.executable, *words), environment, keep=(listener,), hand_over=(steward,))
 
     return launch
+
+
+def engine_command() -> EngineCommand:
+    """Starts `python -m gatehouse _engine`."""
+    environment = worker_environment()
+
+    def launch(socket: Path, spec: EngineSpec) -> Launch:
+        words = ("-m", "gatehouse", "_engine", str(socket), spec.file, str(spec.slots), str(spec.context))
+        return Launch((sys.executable, *words), environment)
+
+    return launch
+
+
+def engine_specs(settings: Settings) -> dict[str, EngineSpec]:
+    """The hosts that the settings' targets need, by the name their targets know them under."""
+    return {
+        engine_name(target): EngineSpec(target.path or "", target.slots or 0, target.context_window or 0)
+        for model in settings.models
+        for target in model.targets
+        if target.engine is not None
+    }

@@ -18,8 +18,9 @@ import uvloop
 from rich.console import Console
 
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
-from gatehouse.compose.launch import worker_command
+from gatehouse.compose.launch import engine_command, engine_specs, worker_command
 from gatehouse.operator_file import SettingsError, load
+from gatehouse.processes.engine_hosts import EngineHosts
 from gatehouse.processes.steward import Steward
 from gatehouse.settings import Environment, ListenSettings, ModelSettings, Settings, TargetSettings
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gatehouse.serve")
 
 READY_SECONDS: Final = 30.0
+ENGINE_SECONDS: Final = 20.0
+"""How long the ready message waits for embedded models; a large one goes on loading behind it."""
 WATCH_SECONDS: Final = 1.0
 RESTART_ONLY: Final = ("listen", "workers", "storage", "state", "secrets", "cache")
 """Settings that are read once; a reload that changes them says that a restart is needed."""
@@ -168,19 +171,24 @@ class Server:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         steward = Steward(worker_command(self._data_dir), self._data_socket, self._clock, self._rng, self._spawn)
-        # Workers start importing at once; the steward's own imports and the database come meanwhile.
+        engines = EngineHosts(engine_command(), self._data_dir / "run" / "engines", self._clock, self._spawn)
+        # Engines load and workers import at once; the steward's own imports and the database come meanwhile.
+        engines.want(engine_specs(self._settings))
         await steward.start(self._settings.workers)
         from gatehouse.compose.steward import StewardParts
 
         parts: StewardParts | None = None
         try:
-            parts = await StewardParts.open(self._settings, self._environment, self._data_dir, steward, self._clock, self._rng, self._spawn)
+            parts = await StewardParts.open(
+                self._settings, self._environment, self._data_dir, steward, engines, self._clock, self._rng, self._spawn
+            )
             await parts.serve_admin(self._admin_socket)
             problems = await parts.configure(self._settings)
             if problems or not await steward.ready(READY_SECONDS):
                 raise StartError(
                     "the server did not become ready: " + ("; ".join(f"{k}: {v}" for k, v in problems.items()) or "workers do not serve")
                 )
+            await parts.engines_ready(ENGINE_SECONDS)
             await self._tell(parts)
             self._spawn(self._watch(parts), name="watch-configuration")
             await self._stopping.wait()
@@ -188,6 +196,7 @@ class Server:
             return 0
         finally:
             await steward.stop(self._settings.drain_seconds)
+            await engines.stop()
             if parts is not None:
                 await parts.close()
             await self._spawn.close()

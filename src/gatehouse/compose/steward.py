@@ -15,6 +15,7 @@ import msgspec
 import uvicorn
 
 from gatehouse import __version__
+from gatehouse.adapters.engines.client import NOT_RUNNING, EngineModel
 from gatehouse.adapters.storage.audit_log import AuditAppender, SqlAuditLog
 from gatehouse.adapters.storage.books import SqlBooks
 from gatehouse.adapters.storage.facts import FIRST_KEY, ROOT_FINGERPRINT, fact, keep_fact
@@ -28,6 +29,7 @@ from gatehouse.adapters.telemetry.exposition import Exposition
 from gatehouse.adapters.telemetry.tally import ProcessTally
 from gatehouse.adapters.vault.root import Purpose, RootKey, check_fingerprint, open_root
 from gatehouse.adapters.vault.signing import AuditSigner
+from gatehouse.compose.launch import engine_specs
 from gatehouse.compose.plans import Found, build_plans
 from gatehouse.control.audit import AuditAdministration
 from gatehouse.control.drain import Drain
@@ -40,6 +42,7 @@ from gatehouse.core.keys import SHORTEST_BOOTSTRAP, KeyChecker
 from gatehouse.core.secrets import Secret
 from gatehouse.operator_file import SettingsError
 from gatehouse.pipeline.stages.identify import identify
+from gatehouse.processes.engine_hosts import EngineHosts
 from gatehouse.processes.protocol import Configure, WorkerKeys
 from gatehouse.processes.steward import Parts, Steward
 from gatehouse.settings import Environment, Settings, encode_custom
@@ -47,6 +50,9 @@ from gatehouse.wire.admin.app import build_app
 from gatehouse.wire.admin.endpoints import Services, endpoints
 
 logger = logging.getLogger("gatehouse.steward")
+
+ENGINE_SECONDS = 5.0
+"""How often embedded models are asked how they are."""
 
 
 class _AdminServer(uvicorn.Server):
@@ -102,9 +108,10 @@ def checker_of(root: RootKey, bootstrap: Secret | None) -> tuple[KeyChecker, byt
 class StewardParts:
     """Everything of the steward that is built once. Made with `open`."""
 
-    def __init__(self, database: Database, root: RootKey, steward: Steward) -> None:
+    def __init__(self, database: Database, root: RootKey, steward: Steward, engines: EngineHosts) -> None:
         self.database = database
         self.steward = steward
+        self._engines = engines
         self._root = root
         self._admin: _AdminServer | None = None
         self._admin_task: asyncio.Task[Any] | None = None
@@ -118,6 +125,7 @@ class StewardParts:
         environment: Environment,
         data_dir: Path,
         steward: Steward,
+        engines: EngineHosts,
         clock: SystemClock,
         rng: SystemRng,
         spawn: TaskSpawner,
@@ -128,7 +136,7 @@ class StewardParts:
         try:
             stored = await database.run(lambda connection: keep_fact(connection, ROOT_FINGERPRINT, root.fingerprint()))
             check_fingerprint(stored, root)
-            parts = cls(database, root, steward)
+            parts = cls(database, root, steward, engines)
             await parts._build(environment, data_dir, clock, rng, spawn)
         except BaseException:
             await database.close()
@@ -190,10 +198,11 @@ class StewardParts:
     async def configure(self, settings: Settings) -> dict[str, str]:
         """Freeze the settings into plans and put them in force; returns what workers say who could not."""
         plans = await asyncio.to_thread(build_plans, settings, lookup)
+        self._engines.want(engine_specs(settings))
         await self._prices.keep([target.price for plan in plans for target in plan.everywhere if target.price is not None])
         encoded = msgspec.msgpack.encode(settings, enc_hook=encode_custom)
         version = hashlib.blake2b(encoded + b"".join(plan.digest for plan in plans), digest_size=6).hexdigest()
-        return await self.steward.configure(Configure(version, encoded, plans, self._worker_keys))
+        return await self.steward.configure(Configure(version, encoded, plans, self._worker_keys, self._engines.sockets))
 
     async def reload(self, before: Settings, after: Settings) -> dict[str, str]:
         """Swap the configuration; the old one stays when it cannot be built. Either way it is audited with what changed."""
@@ -223,6 +232,37 @@ class StewardParts:
     async def _audit(self, action: str, outcome: str, detail: dict[str, str]) -> None:
         event = AuditEvent(self._clock.now(), "system", action, "system", "default", "configuration", outcome, detail)
         await self.log.record((event,))
+
+    # -- embedded engines ------------------------------------------------------------------------------------------
+
+    async def engines_ready(self, seconds: float) -> None:
+        """Wait until every embedded model answers or is known not to, or `seconds` are over; go on watching them afterwards."""
+        deadline = self._clock.monotonic() + seconds
+        while await self._ask_engines() and self._clock.monotonic() < deadline:
+            await self._clock.sleep(0.05)
+        self._spawn(self._watch_engines(), name="watch-engines")
+
+    async def _watch_engines(self) -> None:
+        while True:
+            await self._clock.sleep(ENGINE_SECONDS)
+            await self._ask_engines()
+
+    async def _ask_engines(self) -> bool:
+        """Put what embedded models say of themselves among the problems; whether one of them does not run yet."""
+        waiting = False
+        sockets = self._engines.sockets
+        for part in [part for part in self.steward.problems if part.startswith("engine ") and part.removeprefix("engine ") not in sockets]:
+            del self.steward.problems[part]
+        for name, path in sockets.items():
+            model = EngineModel(Path(path))
+            problem = await model.ping()
+            waiting |= problem == NOT_RUNNING
+            await model.close()
+            if problem:
+                self.steward.problems[f"engine {name}"] = problem
+            else:
+                self.steward.problems.pop(f"engine {name}", None)
+        return waiting
 
     # -- the admin port --------------------------------------------------------------------------------------------
 

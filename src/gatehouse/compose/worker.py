@@ -194,7 +194,7 @@ class WorkerPlane:
         for provider in settings.providers:
             wanted[provider.name] = ((provider, proxy), lambda provider=provider: self._provider(provider))  # type: ignore[misc]
         for name, path in message.engines.items():
-            wanted[name] = (path, lambda path=path: EngineModel(Path(path)))  # type: ignore[misc, assignment]
+            wanted[name] = (path, lambda path=path: EngineModel(Path(path)))  # type: ignore[misc]
         left = self._models.replace(wanted)
         self._table.replace(message.plans)
         self._settings = settings

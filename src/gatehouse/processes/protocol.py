@@ -7,17 +7,16 @@ construction, and the end of the socket is the end of the peer.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import msgspec
 
+from gatehouse.core.frames import FrameCutter, framed
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
 
 logger = logging.getLogger("gatehouse.processes")
-
-MAX_FRAME: Final = 64 * 1024 * 1024
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="m"):
@@ -165,39 +164,25 @@ class Link(asyncio.Protocol):
         self._receive = receive
         self._lost = lost
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
+        self._cutter = FrameCutter()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(AnyMessage)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The pair is up."""
         # uvloop's transports are of no class of asyncio's.
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Cut frames; a frame that cannot be read ends the link, since what follows cannot be trusted."""
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= 4:
-            size = int.from_bytes(buffer[start : start + 4], "big")
-            if size > MAX_FRAME:
-                logger.error("a frame of %d bytes on the inner socket; closing it", size)
-                self.close()
-                return
-            if len(buffer) - start - 4 < size:
-                break
-            frame = bytes(buffer[start + 4 : start + 4 + size])
-            start += 4 + size
-            try:
-                message = self._decoder.decode(frame)
-            except msgspec.DecodeError:
-                logger.exception("an unreadable frame on the inner socket; closing it")
-                self.close()
-                return
+        try:
+            messages = [self._decoder.decode(payload) for payload in self._cutter.feed(data)]
+        except (ValueError, msgspec.DecodeError):
+            logger.exception("what came over the inner socket cannot be read; closing it")
+            self.close()
+            return
+        for message in messages:
             self._receive(message)
-        if start:
-            del buffer[:start]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer is gone."""
@@ -213,8 +198,7 @@ class Link(asyncio.Protocol):
         """Write one message; False when the peer is gone."""
         if self._transport is None or self._transport.is_closing():
             return False
-        frame = self._encoder.encode(message)
-        self._transport.write(len(frame).to_bytes(4, "big") + frame)
+        self._transport.write(framed(self._encoder.encode(message)))
         return True
 
     def close(self) -> None:

@@ -1,0 +1,155 @@
+"""The header of a GGUF file, read by ourselves: what is wrong with a model file is said before native code sees it.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Only what decides is kept; arrays are skipped.
+"""
+
+import struct
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+MAGIC: Final = b"GGUF"
+VERSIONS: Final = (2, 3)
+MOST_ENTRIES: Final = 100_000
+LONGEST_STRING: Final = 64 * 1024 * 1024
+_SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_STRING: Final = 8
+_ARRAY: Final = 9
+_FORMATS: Final = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+
+
+class ModelFileRefused(Exception):
+    """The file is not a model we can load; the text says why."""
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a GGUF file says of itself."""
+
+    architecture: str
+    name: str
+    context_length: int
+    tensors: int
+    size: int
+    """Bytes of the file."""
+
+
+class _Reader:
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def take(self, count: int) -> bytes:
+        if count > self._left:
+            raise ModelFileRefused("the file ends inside its header: it is truncated")
+        self._left -= count
+        return self._file.read(count)
+
+    def skip(self, count: int) -> None:
+        if count > self._left:
+            raise ModelFileRefused("the file ends inside its header: it is truncated")
+        self._left -= count
+        self._file.seek(count, 1)
+
+    def number(self, kind: str) -> int:
+        return int(struct.unpack(kind, self.take(struct.calcsize(kind)))[0])
+
+    def length(self) -> int:
+        length = self.number("<Q")
+        if length > LONGEST_STRING:
+            raise ModelFileRefused("the header has a string of a senseless length: the file is damaged")
+        return length
+
+    def text(self) -> str:
+        return self.take(self.length()).decode("utf-8", "replace")
+
+    def value(self, kind: int) -> object:
+        """A scalar or a string; an array is skipped and None."""
+        if kind == _STRING:
+            return self.text()
+        if kind == _ARRAY:
+            self.array()
+            return None
+        if kind not in _SIZES:
+            raise ModelFileRefused("the header has a value of an unknown type: the file is damaged")
+        return struct.unpack(_FORMATS[kind], self.take(_SIZES[kind]))[0]
+
+    def array(self) -> None:
+        kind, count = self.number("<I"), self.number("<Q")
+        if kind == _STRING:
+            if count > LONGEST_STRING:
+                raise ModelFileRefused("the header has an array of a senseless length: the file is damaged")
+            for _ in range(count):
+                self.skip(self.length())
+        elif kind in _SIZES:
+            self.skip(_SIZES[kind] * count)
+        else:
+            raise ModelFileRefused("the header has an array of an unknown type: the file is damaged")
+
+
+def read_header(path: Path) -> Header:
+    """The header of the file at `path`.
+
+    Raises:
+        ModelFileRefused: missing, unreadable, truncated, damaged, or of another format.
+    """
+    try:
+        with path.open("rb") as file:
+            return _parse(file, path.stat().st_size)
+    except OSError as error:
+        raise ModelFileRefused(f"the file cannot be read: {error.strerror}") from None
+
+
+def _parse(file: BinaryIO, size: int) -> Header:
+    reader = _Reader(file, size)
+    magic = file.read(4)
+    file.seek(0)
+    if magic != MAGIC:
+        raise ModelFileRefused(_what(magic))
+    reader.take(4)
+    version = reader.number("<I")
+    if version not in VERSIONS:
+        raise ModelFileRefused(f"GGUF version {version} is not one of {', '.join(map(str, VERSIONS))}")
+    tensors, entries = reader.number("<Q"), reader.number("<Q")
+    if not 0 < tensors <= MOST_ENTRIES or not 0 < entries <= MOST_ENTRIES:
+        raise ModelFileRefused("the header counts no tensors or senselessly many: the file is damaged")
+    facts: dict[str, object] = {}
+    for _ in range(entries):
+        key = reader.text()
+        value = reader.value(reader.number("<I"))
+        if value is not None:
+            facts[key] = value
+    architecture = facts.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise ModelFileRefused("the header names no architecture")
+    context = facts.get(f"{architecture}.context_length")
+    if not isinstance(context, int) or context < 1:
+        raise ModelFileRefused("the header tells no context length")
+    _check_tensors(reader, tensors, size, facts)
+    return Header(architecture, str(facts.get("general.name") or ""), context, tensors, size)
+
+
+def _check_tensors(reader: _Reader, tensors: int, size: int, facts: dict[str, object]) -> None:
+    """The last tensor must begin inside the file, or the weights are cut off."""
+    furthest = 0
+    for _ in range(tensors):
+        reader.text()
+        dimensions = reader.number("<I")
+        if dimensions > 8:
+            raise ModelFileRefused("a tensor has senselessly many dimensions: the file is damaged")
+        elements = 1
+        for _ in range(dimensions):
+            elements *= reader.number("<Q")
+        reader.number("<I")
+        # Whatever the quantisation, a weight takes at least a bit.
+        furthest = max(furthest, reader.number("<Q") + elements // 8)
+    if furthest > size:
+        raise ModelFileRefused("the weights are cut off: the file is truncated")
+
+
+def _what(magic: bytes) -> str:
+    if magic[:2] == b"PK" or magic[:1] == b"\x80":
+        return "this is a pickle or a PyTorch archive, which can run code; only GGUF files are loaded"
+    if not magic:
+        return "the file is empty"
+    return "this is not a GGUF file"

@@ -1,0 +1,203 @@
+"""llama.cpp in this process, through xllamacpp. One instance a process: the host's.
+
+xllamacpp runs llama.cpp's own server inside; it is told to listen on a Unix socket in a private directory, under a random
+key, so that no port is open. Calls do not go through that socket but through its handlers, which block their thread until
+the answer is complete or the callback says that nobody wants it any more.
+"""
+
+import http.client
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import xllamacpp
+
+from gatehouse.adapters.engines.gguf import Header, ModelFileRefused, read_header
+from gatehouse.core.calls import Call, Message, TextPart
+from gatehouse.core.engine_messages import EngineRefused
+from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, FinishReason
+from gatehouse.core.usage import Usage
+
+DEFAULT_SLOTS: Final = 4
+LARGEST_CONTEXT: Final = 8192
+"""Tokens a slot holds unless the operator asks for more: memory grows with it."""
+OnEvent = Callable[[Chunk | Answer], bool]
+"""Takes an event; True means that nobody wants more."""
+
+
+class LlamaEngine:
+    """Answers calls from a GGUF file. `run` may be called by `slots` threads at a time."""
+
+    def __init__(self, path: Path, *, slots: int | None = None, context: int | None = None) -> None:
+        """Load the file and let it say one token.
+
+        Raises:
+            ModelFileRefused: the file is not a model that can be loaded, or its weights say nothing.
+        """
+        self.header: Header = read_header(path)
+        self.slots = slots or DEFAULT_SLOTS
+        self.context = min(context or LARGEST_CONTEXT, self.header.context_length)
+        self.name = path.stem
+        self._folder = tempfile.TemporaryDirectory(prefix="gatehouse-engine-")
+        self._socket = f"{self._folder.name}/e.sock"
+        self._key = secrets.token_hex(24)
+        try:
+            self._server = xllamacpp.Server(self._parameters(path))
+        except RuntimeError as error:
+            raise ModelFileRefused(f"llama.cpp cannot load the file ({self.header.architecture}): {str(error)[:200]}") from None
+        self._prove()
+
+    def _parameters(self, path: Path) -> Any:
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(path)
+        parameters.hostnames = [self._socket]
+        parameters.api_keys = [self._key]
+        parameters.cache_ram_mib = 0
+        parameters.n_parallel = self.slots
+        parameters.n_ctx = self.context * self.slots
+        parameters.n_predict = -1
+        parameters.warmup = False
+        parameters.verbosity = -1
+        parameters.ui = False
+        # One core is left to whoever brings the work.
+        threads = max(1, (os.cpu_count() or 2) - 1)
+        parameters.cpuparams.n_threads = threads
+        parameters.cpuparams_batch.n_threads = threads
+        return parameters
+
+    def _prove(self) -> None:
+        """One greedy token: weights full of NaN load without a word and then say nothing."""
+        said: list[Chunk | Answer] = []
+
+        def heard(event: Chunk | Answer) -> bool:
+            said.append(event)
+            return False
+
+        try:
+            self.run(Call(model="", messages=(Message("user", "Hello"),), max_tokens=4, temperature=0.0), heard)
+        except EngineRefused as error:
+            raise ModelFileRefused(f"the model does not answer its golden prompt: {error.message}") from None
+        answer = said[0] if said else None
+        if not isinstance(answer, Answer) or answer.usage is None or answer.usage.output < 1:
+            raise ModelFileRefused("the model does not answer its golden prompt: its weights are damaged")
+
+    def run(self, call: Call, on_event: OnEvent) -> None:
+        """Answer `call` (n must be 1) with chunks, or one answer when it does not stream. Blocks.
+
+        Raises:
+            EngineRefused: the engine will not answer it.
+        """
+        refused: list[dict[str, Any]] = []
+
+        def heard(message: dict[str, Any]) -> bool:
+            if "error" in message:
+                refused.append(message["error"])
+                return True
+            return on_event(_chunk(message) if call.stream else _answer(message))
+
+        self._server.handle_chat_completions(_request(call), heard)
+        if refused:
+            raise _refusal(refused[0])
+
+    def count(self, call: Call) -> int:
+        """Exact tokens of the prompt, template included. Blocks for a moment."""
+        prompt = self._inside("/apply-template", {"messages": [_message(message) for message in call.messages]})["prompt"]
+        return len(self._inside("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
+
+    def _inside(self, path: str, body: dict[str, Any]) -> Any:
+        connection = _UnixConnection(self._socket)
+        try:
+            headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+            connection.request("POST", path, msgspec.json.encode(body), headers)
+            response = connection.getresponse()
+            content = response.read()
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise EngineRefused("engine_failed", "The embedded model cannot read this prompt.", caller_fault=response.status == 400)
+        return msgspec.json.decode(content)
+
+    def close(self) -> None:
+        """Remove what lies in the file system; the process ends with the engine in it."""
+        self._folder.cleanup()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("engine", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _request(call: Call) -> dict[str, Any]:
+    request: dict[str, Any] = {
+        "messages": [_message(message) for message in call.messages],
+        "stream": call.stream,
+        # A prefix kept from another tenant's prompt would tell by its speed that it was asked before (CVE-2025-46570).
+        "cache_prompt": False,
+    }
+    if call.stream:
+        request["stream_options"] = {"include_usage": True}
+    for field in ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logit_bias"):
+        value = getattr(call, field)
+        if value is not None:
+            request[field] = value
+    if call.stop:
+        request["stop"] = list(call.stop)
+    form = call.response_format
+    if form is not None and form.kind == "json_object":
+        request["response_format"] = {"type": "json_object"}
+    elif form is not None and form.kind == "json_schema":
+        request["response_format"] = {"type": "json_schema", "json_schema": {"name": form.name or "answer", "schema": form.schema or {}}}
+    return request
+
+
+def _message(message: Message) -> dict[str, Any]:
+    content = message.content
+    if isinstance(content, tuple):
+        content = "".join(part.text for part in content if isinstance(part, TextPart))
+    role = "system" if message.role == "developer" else message.role
+    return {"role": role, "content": content or ""}
+
+
+def _finish(reason: str | None) -> FinishReason | None:
+    return "length" if reason == "length" else "stop" if reason else None
+
+
+def _usage(said: dict[str, Any] | None) -> Usage | None:
+    if not said:
+        return None
+    return Usage(input=int(said.get("prompt_tokens") or 0), output=int(said.get("completion_tokens") or 0))
+
+
+def _chunk(message: dict[str, Any]) -> Chunk:
+    choices = tuple(
+        ChoiceDelta(text=choice["delta"].get("content") or "", finish=_finish(choice.get("finish_reason"))) for choice in message["choices"]
+    )
+    return Chunk(choices, id=message.get("id", ""), created=message.get("created", 0), usage=_usage(message.get("usage")))
+
+
+def _answer(message: dict[str, Any]) -> Answer:
+    choices = tuple(
+        Choice(text=choice["message"].get("content") or "", finish=_finish(choice.get("finish_reason")) or "stop")
+        for choice in message["choices"]
+    )
+    return Answer(choices, id=message.get("id", ""), created=message.get("created", 0), usage=_usage(message.get("usage")))
+
+
+def _refusal(error: dict[str, Any]) -> EngineRefused:
+    if error.get("type") == "exceed_context_size_error":
+        message = f"The prompt has {error.get('n_prompt_tokens')} tokens and the model's context holds {error.get('n_ctx')}."
+        return EngineRefused("context_length_exceeded", message, caller_fault=True)
+    if error.get("code") == 400:
+        return EngineRefused("invalid_request", "The embedded model cannot do what this call asks for.", caller_fault=True)
+    return EngineRefused("engine_failed", "The embedded model failed.")

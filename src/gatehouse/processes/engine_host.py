@@ -1,0 +1,342 @@
+"""The host of one embedded engine: a process of its own, so that a crash in native code takes no other model with it.
+
+Workers connect over a Unix socket. More calls at a time than the engine has slots would collapse it, so the one line for
+slots is here, where every worker's calls meet: first come, first served, bounded, and left at once by who is cancelled.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Protocol, cast
+
+import msgspec
+
+from gatehouse.core.calls import Call, Message, TextPart
+from gatehouse.core.engine_messages import (
+    AnyEngineMessage,
+    Ask,
+    Cancel,
+    Done,
+    EngineMessage,
+    EngineRefused,
+    Failed,
+    Hello,
+    Pieces,
+    Ping,
+    Whole,
+)
+from gatehouse.core.events import Answer, Chunk
+from gatehouse.core.frames import FrameCutter, framed
+from gatehouse.core.ports import Clock, Timer
+from gatehouse.core.usage import Usage
+
+logger = logging.getLogger("gatehouse.engine")
+
+QUEUE_FACTOR: Final = 32
+"""Calls that may wait for each slot."""
+_FIRST_GUESS: Final = 1.0
+"""Seconds a call is taken to need before one has been seen."""
+
+
+class Engine(Protocol):
+    """What a host needs of an engine. `run` and `count` block; `run` is called by at most `slots` threads at a time."""
+
+    name: str
+    slots: int
+    context: int
+
+    def run(self, call: Call, on_event: Callable[[Chunk | Answer], bool]) -> None:
+        """Answer a call of one choice; the callback returning True stops it. Raises EngineRefused."""
+
+    def count(self, call: Call) -> int:
+        """Exact tokens of the prompt. Raises EngineRefused."""
+
+
+class EngineHost:
+    """Serves an engine, or tells everybody why it cannot."""
+
+    def __init__(self, engine: Engine | None, problem: str, clock: Clock) -> None:
+        self._engine = engine
+        self._problem = problem
+        self._clock = clock
+        slots = engine.slots if engine is not None else 1
+        self._slots = slots
+        self._free = slots
+        self._line: deque[_Job] = deque()
+        self._threads = ThreadPoolExecutor(slots + 1, "engine")
+        self._server: asyncio.AbstractServer | None = None
+        self._typical = _FIRST_GUESS
+
+    @property
+    def hello(self) -> Hello:
+        """What a worker is told first."""
+        engine = self._engine
+        if engine is None:
+            return Hello("", 0, 0, self._problem)
+        return Hello(engine.name, engine.context, engine.slots)
+
+    async def start(self, path: Path) -> None:
+        """Accept workers on the socket at `path`."""
+        path.unlink(missing_ok=True)
+        self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Guest(self), path)
+        path.chmod(0o600)
+
+    async def close(self) -> None:
+        """Take no more calls."""
+        if self._server is not None:
+            self._server.close()
+
+    # -- from workers ----------------------------------------------------------------------------------------------
+
+    def ask(self, guest: "_Guest", ask: Ask) -> None:
+        """A call: into the line, or refused at once."""
+        job = _Job(guest, ask, self._clock.monotonic())
+        engine = self._engine
+        if engine is None:
+            job.fail(EngineRefused("engine_unavailable", "The embedded model could not be loaded."))
+            return
+        if job.call.n > self._slots:
+            job.fail(EngineRefused("invalid_request", f"The embedded model gives at most {self._slots} choices.", caller_fault=True))
+            return
+        if len(self._line) >= self._slots * QUEUE_FACTOR:
+            wait = self._typical * len(self._line) / self._slots
+            job.guest.send(Failed(ask.number, "upstream_overloaded", "The embedded model is busy; too many calls wait.", max(1.0, wait)))
+            return
+        guest.jobs[ask.number] = job
+        if _characters(job.call) > engine.context:
+            # Only a prompt that may not fit is counted, and before it takes anybody's place in the line.
+            asyncio.get_running_loop().run_in_executor(self._threads, self._count, engine, job).add_done_callback(
+                lambda counted: self._counted(job, counted.result())
+            )
+        else:
+            self._enqueue(job)
+
+    def _count(self, engine: Engine, job: "_Job") -> EngineRefused | None:
+        try:
+            tokens = engine.count(job.call)
+        except EngineRefused as error:
+            return error
+        if tokens >= engine.context:
+            words = f"The prompt has {tokens} tokens and the model's context holds {engine.context}."
+            return EngineRefused("context_length_exceeded", words, caller_fault=True)
+        return None
+
+    def _counted(self, job: "_Job", problem: EngineRefused | None) -> None:
+        if job.cancelled.is_set():
+            return
+        if problem is not None:
+            job.fail(problem)
+        else:
+            self._enqueue(job)
+
+    def _enqueue(self, job: "_Job") -> None:
+        self._line.append(job)
+        job.timer = self._clock.call_later(job.patience, self._too_late, job)
+        self._serve()
+
+    def _too_late(self, job: "_Job") -> None:
+        if job in self._line:
+            self._line.remove(job)
+            job.guest.send(Failed(job.number, "upstream_overloaded", "The embedded model is busy.", max(1.0, self._typical)))
+            job.over()
+
+    def cancel(self, job: "_Job") -> None:
+        """Nobody waits for it: out of the line at once, or no token more."""
+        job.cancelled.set()
+        if job in self._line:
+            self._line.remove(job)
+        job.over()
+        self._serve()
+
+    # -- the line --------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while self._line and self._line[0].call.n <= self._free:
+            job = self._line.popleft()
+            if job.timer is not None:
+                job.timer.cancel()
+            self._free -= job.call.n
+            job.begun = self._clock.monotonic()
+            for choice in range(job.call.n):
+                work = asyncio.get_running_loop().run_in_executor(self._threads, self._run, job, choice)
+                work.add_done_callback(lambda done, job=job: self._ran(job, done))  # type: ignore[misc]
+
+    def _run(self, job: "_Job", choice: int) -> None:
+        """In a thread of the engine."""
+        assert self._engine is not None
+        call = job.call
+        if call.n > 1:
+            call = msgspec.structs.replace(call, n=1, seed=None if call.seed is None else call.seed + choice)
+        loop = job.loop
+        self._engine.run(call, lambda event: job.heard(loop, choice, event))
+
+    def _ran(self, job: "_Job", done: "asyncio.Future[None]") -> None:
+        self._free += 1
+        error = done.exception()
+        job.ended(error if isinstance(error, Exception) else None)
+        if error is not None and not isinstance(error, EngineRefused):
+            logger.error("the engine failed", exc_info=error)
+        if not job.left:
+            took = self._clock.monotonic() - job.begun
+            self._typical += (took - self._typical) / 8
+        self._serve()
+
+
+class _Job:
+    """A call in this host."""
+
+    def __init__(self, guest: "_Guest", ask: Ask, now: float) -> None:
+        self.guest = guest
+        self.number = ask.number
+        self.call = ask.call
+        self.patience = ask.patience
+        self.begun = now
+        self.left = ask.call.n
+        self.timer: Timer | None = None
+        self.cancelled = threading.Event()
+        self.loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._waiting: list[Chunk] = []
+        self._answers: dict[int, Answer] = {}
+        self._input = 0
+        self._output = 0
+        self._failed = False
+        self._id = ""
+        self._created = 0
+
+    def heard(self, loop: asyncio.AbstractEventLoop, choice: int, event: Chunk | Answer) -> bool:
+        """From the engine's thread; True stops it. What comes before the loop gets round to it leaves in one message."""
+        if self.cancelled.is_set():
+            return True
+        with self._lock:
+            if not self._id:
+                self._id, self._created = event.id, event.created
+            if isinstance(event, Answer):
+                self._answers[choice] = event
+                self._add(event.usage)
+                return False
+            if event.usage is not None:
+                self._add(event.usage)
+                event = msgspec.structs.replace(event, usage=None)
+            if event.choices:
+                if self.call.n > 1:
+                    # The choices of one answer are runs of their own in the engine.
+                    choices = tuple(msgspec.structs.replace(each, index=choice) for each in event.choices)
+                    event = msgspec.structs.replace(event, choices=choices, id=self._id, created=self._created)
+                first = not self._waiting
+                self._waiting.append(event)
+                if first:
+                    loop.call_soon_threadsafe(self._flush)
+        return False
+
+    def _add(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self._input = usage.input
+            self._output += usage.output
+
+    def _flush(self) -> None:
+        with self._lock:
+            chunks, self._waiting = tuple(self._waiting), []
+        if chunks and not self.cancelled.is_set():
+            self.guest.send(Pieces(self.number, chunks))
+
+    def ended(self, error: Exception | None) -> None:
+        """One choice is complete, or failed."""
+        self.left -= 1
+        if self.cancelled.is_set() or self._failed:
+            return
+        if error is not None:
+            self._failed = True
+            known = error if isinstance(error, EngineRefused) else EngineRefused("engine_failed", "The embedded model failed.")
+            self.fail(known)
+        elif not self.left:
+            self._complete()
+
+    def _complete(self) -> None:
+        self._flush()
+        usage = Usage(input=self._input, output=self._output)
+        if self.call.stream:
+            self.guest.send(Pieces(self.number, (Chunk(usage=usage, id=self._id, created=self._created),)))
+            self.guest.send(Done(self.number))
+        else:
+            parts = [self._answers[choice] for choice in sorted(self._answers)]
+            choices = tuple(msgspec.structs.replace(each, index=index) for index, part in enumerate(parts) for each in part.choices)
+            self.guest.send(Whole(self.number, msgspec.structs.replace(parts[0], choices=choices, usage=usage)))
+        self.over()
+
+    def fail(self, error: EngineRefused) -> None:
+        """Say why there is no answer."""
+        self.guest.send(Failed(self.number, error.code, error.message, caller_fault=error.caller_fault))
+        self.over()
+
+    def over(self) -> None:
+        """Nothing more is said of it."""
+        self.guest.jobs.pop(self.number, None)
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class _Guest(asyncio.Protocol):
+    """A worker's connection."""
+
+    def __init__(self, host: EngineHost) -> None:
+        self._host = host
+        self._transport: asyncio.Transport | None = None
+        self._cutter = FrameCutter()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(AnyEngineMessage)
+        self.jobs: dict[int, _Job] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A worker is here."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.send(self._host.hello)
+
+    def data_received(self, data: bytes) -> None:
+        """What the worker asks."""
+        try:
+            messages = [self._decoder.decode(payload) for payload in self._cutter.feed(data)]
+        except (ValueError, msgspec.DecodeError):
+            logger.exception("what a worker sent cannot be read")
+            assert self._transport is not None
+            self._transport.close()
+            return
+        for message in messages:
+            match message:
+                case Ask():
+                    self._host.ask(self, message)
+                case Cancel(number=number):
+                    job = self.jobs.get(number)
+                    if job is not None:
+                        self._host.cancel(job)
+                case Ping():
+                    self.send(self._host.hello)
+                case _:
+                    logger.error("a worker sent what only hosts send: %s", type(message).__name__)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The worker is gone, and so is everybody who waited."""
+        self._transport = None
+        for job in tuple(self.jobs.values()):
+            self._host.cancel(job)
+
+    def send(self, message: EngineMessage) -> None:
+        """Write one message; a no-op when the worker is gone."""
+        if self._transport is not None:
+            self._transport.write(framed(self._encoder.encode(message)))
+
+
+def _characters(call: Call) -> int:
+    """Bytes of text: no tokenizer makes more tokens of it than that, give or take the template's."""
+    return sum(_length(message) for message in call.messages)
+
+
+def _length(message: Message) -> int:
+    content = message.content
+    if isinstance(content, str):
+        return 16 + len(content.encode("utf-8", "surrogatepass"))
+    return 16 + sum(len(part.text.encode("utf-8", "surrogatepass")) for part in content or () if isinstance(part, TextPart))

@@ -1,0 +1,214 @@
+"""The host's line for slots and its ends, over a real Unix socket, with an engine whose every token a test lets go."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gatehouse.adapters.engines.client import EngineModel
+from gatehouse.adapters.system import SystemClock
+from gatehouse.core.calls import Call, Message
+from gatehouse.core.engine_messages import EngineRefused
+from gatehouse.core.errors import UpstreamFailed
+from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event
+from gatehouse.core.plans import Deadlines, Target
+from gatehouse.core.usage import Usage
+from gatehouse.processes.engine_host import EngineHost
+
+TARGET = Target("llamacpp/t", "llamacpp:t", "t")
+
+
+class Attempted:
+    """What Dispatch tells a model."""
+
+    def __init__(self, first_byte: float = 20.0) -> None:
+        self.request_id = "req_1"
+        self.tenant = "default"
+        self.deadlines = Deadlines(first_byte=first_byte, idle=20.0)
+        self.sent = False
+
+
+class StepEngine:
+    """An engine that says a word for each permit it is given."""
+
+    def __init__(self, slots: int = 2) -> None:
+        self.name = "step"
+        self.slots = slots
+        self.context = 100
+        self.permits = threading.Semaphore(0)
+        self.running = 0
+        self.most = 0
+        self.stopped = 0
+        self._lock = threading.Lock()
+
+    def count(self, call: Call) -> int:
+        return sum(len(message.content or "") for message in call.messages)
+
+    def run(self, call: Call, on_event: Callable[[Chunk | Answer], bool]) -> None:
+        with self._lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            text = call.messages[0].content
+            if text == "fail":
+                raise EngineRefused("engine_failed", "no")
+            if text == "crash":
+                raise ZeroDivisionError
+            for _ in range(3):
+                while not self.permits.acquire(timeout=0.01):
+                    if on_event(Chunk(id="a")):
+                        self.stopped += 1
+                        return
+                if call.stream and on_event(Chunk((ChoiceDelta(text="w"),), id="a")):
+                    self.stopped += 1
+                    return
+            if call.stream:
+                on_event(Chunk((ChoiceDelta(finish="stop"),), id="a", usage=Usage(input=5, output=3)))
+            else:
+                on_event(Answer((Choice(text="www"),), id="a", usage=Usage(input=5, output=3)))
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
+@pytest.fixture
+def engine() -> StepEngine:
+    return StepEngine()
+
+
+@pytest.fixture
+async def model(tmp_path: Path, engine: StepEngine) -> AsyncIterator[EngineModel]:
+    host = EngineHost(engine, "", SystemClock())
+    await host.start(tmp_path / "e.sock")
+    made = EngineModel(tmp_path / "e.sock")
+    yield made
+    await made.close()
+    await host.close()
+    engine.permits.release(1000)
+
+
+def call(text: str = "hi", *, stream: bool = True, n: int = 1) -> Call:
+    return Call(model="t", messages=(Message("user", text),), stream=stream, n=n)
+
+
+async def collected(model: EngineModel, asked: Call) -> list[Event]:
+    return [event async for event in await model.answer(asked, TARGET, Attempted())]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_stream(model: EngineModel, engine: StepEngine) -> None:
+    """Words as they come, one usage at the end."""
+    engine.permits.release(3)
+    events = await collected(model, call())
+    chunks = [event for event in events if isinstance(event, Chunk)]
+    assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "www"
+    assert [chunk.usage for chunk in chunks if chunk.usage is not None] == [Usage(input=5, output=3)]
+
+
+async def test_choices_are_runs_of_their_own(model: EngineModel, engine: StepEngine) -> None:
+    """n takes n slots; the prompt is counted once, the answers each; whole or streamed."""
+    engine.permits.release(12)
+    (answer,) = await collected(model, call(stream=False, n=2))
+    assert isinstance(answer, Answer)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert answer.usage == Usage(input=5, output=6)
+    events = await collected(model, call(n=2))
+    finished = [choice.index for event in events if isinstance(event, Chunk) for choice in event.choices if choice.finish]
+    assert sorted(finished) == [0, 1]
+
+
+async def test_more_calls_than_slots_wait_in_line(model: EngineModel, engine: StepEngine) -> None:
+    """Thirty-two calls on two slots: never more than two at a time, all of them answered."""
+    tasks = [asyncio.create_task(collected(model, call(stream=False))) for _ in range(32)]
+    await until(lambda: engine.running == 2)
+    engine.permits.release(100)
+    await asyncio.gather(*tasks)
+    assert engine.most == 2
+
+
+async def test_scenario_18_left_while_queued(model: EngineModel, engine: StepEngine) -> None:
+    """Who is cancelled in the line leaves it at once and never runs."""
+    first = [asyncio.create_task(collected(model, call())) for _ in range(2)]
+    await until(lambda: engine.running == 2)
+    waiting = asyncio.create_task(collected(model, call("queued")))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    engine.permits.release(6)
+    await asyncio.gather(*first)
+    await until(lambda: engine.running == 0)
+    engine.permits.release(3)
+    await collected(model, call())
+    assert engine.stopped == 0
+
+
+async def test_leaving_a_stream_stops_the_engine(model: EngineModel, engine: StepEngine) -> None:
+    """Closed after the first word: no word more, and the slot is free."""
+    engine.permits.release(1)
+    events = await model.answer(call(), TARGET, Attempted())
+    assert isinstance(await anext(events), Chunk)
+    await events.aclose()
+    await until(lambda: engine.stopped == 1 and engine.running == 0)
+
+
+async def test_failures(model: EngineModel, engine: StepEngine) -> None:
+    """An engine that refuses, one that crashes, too many choices, a prompt too long: each its own error."""
+    cases = {"fail": ("upstream_invalid", False), "crash": ("upstream_invalid", False), "x" * 200: ("context_length_exceeded", True)}
+    for text, (code, fault) in cases.items():
+        with pytest.raises(UpstreamFailed) as caught:
+            await collected(model, call(text))
+        assert (caught.value.code, caught.value.caller_fault) == (code, fault)
+    with pytest.raises(UpstreamFailed, match="at most 2 choices"):
+        await collected(model, call(n=3))
+
+
+async def test_the_line_is_bounded(model: EngineModel, engine: StepEngine) -> None:
+    """Beyond thirty-two waiting a slot: refused at once with a time to come back."""
+    tasks = [asyncio.create_task(collected(model, call())) for _ in range(2 + 64)]
+    await until(lambda: engine.running == 2)
+    await asyncio.sleep(0.05)
+    with pytest.raises(UpstreamFailed) as caught:
+        await collected(model, call())
+    assert caught.value.code == "upstream_overloaded"
+    assert caught.value.retry_after is not None
+    engine.permits.release(1000)
+    await asyncio.gather(*tasks)
+
+
+async def test_patience_ends(model: EngineModel, engine: StepEngine) -> None:
+    """A call that finds no slot in its time is told so."""
+    first = [asyncio.create_task(collected(model, call())) for _ in range(2)]
+    await until(lambda: engine.running == 2)
+    with pytest.raises(UpstreamFailed) as caught:
+        await model.answer(call(), TARGET, Attempted(first_byte=0.1))
+    assert caught.value.code in {"upstream_overloaded", "upstream_timeout"}
+    engine.permits.release(6)
+    await asyncio.gather(*first)
+
+
+async def test_no_host(tmp_path: Path) -> None:
+    """Nobody listens: unreachable, certainly nothing was sent, so another target may be asked."""
+    with pytest.raises(UpstreamFailed) as caught:
+        await EngineModel(tmp_path / "none.sock").answer(call(), TARGET, Attempted())
+    assert (caught.value.code, caught.value.sent) == ("upstream_unreachable", False)
+
+
+async def test_a_host_without_its_model(tmp_path: Path) -> None:
+    """The host runs, its model does not: the caller is told that it is not theirs, the operator why."""
+    host = EngineHost(None, "m.gguf: truncated", SystemClock())
+    await host.start(tmp_path / "e.sock")
+    model = EngineModel(tmp_path / "e.sock")
+    with pytest.raises(UpstreamFailed) as caught:
+        await model.answer(call(), TARGET, Attempted())
+    assert "truncated" in caught.value.detail
+    assert "truncated" not in caught.value.message
+    assert await model.ping() == "m.gguf: truncated"
+    await model.close()
+    await host.close()
