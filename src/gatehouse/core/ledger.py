@@ -207,8 +207,16 @@ class PriceBook(Protocol):
 def audit_event(row: Closed) -> AuditEvent:
     """The one audit event of a call, from its final row."""
     detail = {"policy": row.policy, "attempt": str(row.attempt), "cost_usd": format_usd(row.charge), "cache": row.cache}
-    optional = (("model", row.model), ("target", row.target), ("team", row.team), ("error", row.error), ("flags", ",".join(row.flags)))
-    detail.update((name, text) for name, text in optional if text)
+    if row.model:
+        detail["model"] = row.model
+    if row.target:
+        detail["target"] = row.target
+    if row.team:
+        detail["team"] = row.team
+    if row.error:
+        detail["error"] = row.error
+    if row.flags:
+        detail["flags"] = ",".join(row.flags)
     return AuditEvent(
         at=row.at,
         kind="call",

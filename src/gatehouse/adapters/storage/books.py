@@ -182,9 +182,8 @@ def _add_to_meters(connection: Connection, incarnation: str, booked: dict[str, i
         meters,
     )
     connection.exec_driver_sql(
-        f"INSERT INTO leases (incarnation, meter, granted, returned, booked) VALUES ({mark}, {mark}, 0, 0, {mark}) "  # noqa: S608
-        "ON CONFLICT (incarnation, meter) DO UPDATE SET booked = leases.booked + excluded.booked",
-        [(incarnation, meter, charge) for meter, charge in meters],
+        f"UPDATE leases SET booked = booked + {mark} WHERE incarnation = {mark} AND meter = {mark}",  # noqa: S608
+        [(charge, incarnation, meter) for meter, charge in meters],
     )
 
 

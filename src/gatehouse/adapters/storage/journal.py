@@ -130,8 +130,7 @@ class JournalWriter:
         os.close(self._lock)
 
     def _open_next(self) -> int:
-        self._number += 1
-        path = self._folder / f"{self._number}.log"
+        path = self._folder / f"{self._number + 1}.log"
         file = os.open(path, _FLAGS, 0o600)
         try:
             if os.write(file, HEADER) != len(HEADER):
@@ -139,8 +138,8 @@ class JournalWriter:
         except OSError:
             os.close(file)
             path.unlink()
-            self._number -= 1
             raise
+        self._number += 1
         self._size = len(HEADER)
         self._synced = 0
         return file

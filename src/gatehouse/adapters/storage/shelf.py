@@ -145,7 +145,8 @@ class FileJournalShelf:
             else:
                 damage.append(Damage(journal.incarnation, position.file, offset, size))
             offset = size
-        place = Position(position.file, offset) if following is None or end is not None else Position(following)
+        # The next number, also when no such file is there: then that is found out, and told, by the next read.
+        place = Position(position.file, offset) if following is None or end is not None else Position(position.file + 1)
         return Slice(tuple(records), place, caught_up=following is None, damage=tuple(damage), torn=torn)
 
     def _discard(self, incarnation: str, before: int | None) -> None:

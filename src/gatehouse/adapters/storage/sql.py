@@ -1,7 +1,7 @@
 """The database: SQLite in the data directory unless configured otherwise, PostgreSQL by its URL alone.
 
 Work is plain functions on a connection, each in one transaction. One thread writes, so that SQLite has one writer by
-construction and PostgreSQL sees two connections a server, however many workers there are; one thread reads, so that a long
+construction and PostgreSQL sees three connections a server, however many workers there are; two threads read, so that a long
 report stands in nobody's way. Waiting for a turn is bounded; what has begun is waited for.
 
 SQLite runs in WAL mode with `synchronous=FULL`: a commit is on disk when it returns. NORMAL would be faster, but the drain removes
@@ -29,6 +29,8 @@ logger = logging.getLogger("gatehouse.storage")
 
 T = TypeVar("T")
 
+READERS: Final = 2
+"""Reports that may run at once: the verification of a long audit log does not keep everybody else from theirs."""
 PATIENCE: Final = 5.0
 """Seconds that work waits for its turn before the caller is told that the database is busy."""
 _READ_OPTION: Final = "gatehouse_read"
@@ -53,7 +55,7 @@ class Database:
         self._engine = engine
         self._patience = patience
         self._writer = ThreadPoolExecutor(1, "storage-write")
-        self._reader = ThreadPoolExecutor(1, "storage-read")
+        self._reader = ThreadPoolExecutor(READERS, "storage-read")
         self._closed = False
 
     @classmethod
@@ -132,14 +134,20 @@ class Database:
 
     def _transact(self, work: Callable[[Connection], T], *, read: bool) -> T:
         with _translated(), self._engine.connect() as connection:
-            postgres = self.dialect == "postgresql"
-            if read:
+            if not read:
+                with connection.begin():
+                    return work(connection)
+            if self.dialect == "sqlite":
                 connection.execution_options(**{_READ_OPTION: True})
-            if read and postgres:
-                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                with connection.begin():
+                    connection.exec_driver_sql("PRAGMA query_only = ON")
+                    try:
+                        return work(connection)
+                    finally:
+                        connection.exec_driver_sql("PRAGMA query_only = OFF")
+            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin():
-                if read and postgres:
-                    connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_REPORT_SECONDS}s'")
+                connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_REPORT_SECONDS}s'")
                 return work(connection)
 
 
@@ -164,7 +172,7 @@ def _sqlite(url: URL, folder: Path) -> Engine:
     path = folder / url.database
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    engine = create_engine(url.set(database=str(path), drivername="sqlite+pysqlite"), pool_size=2, max_overflow=0)
+    engine = create_engine(url.set(database=str(path), drivername="sqlite+pysqlite"), pool_size=1 + READERS, max_overflow=0)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:
@@ -186,7 +194,7 @@ def _postgres(url: URL) -> Engine:
     options = f"{given if isinstance(given, str) else ' '.join(given)} {_POSTGRES_OPTIONS}".strip()
     return create_engine(
         url.set(drivername="postgresql+psycopg").difference_update_query(("options",)),
-        pool_size=2,
+        pool_size=1 + READERS,
         max_overflow=0,
         pool_pre_ping=True,
         connect_args={"options": options, "connect_timeout": 5, "application_name": "gatehouse"},
