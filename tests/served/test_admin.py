@@ -146,6 +146,10 @@ async def test_every_role_at_every_endpoint(admin: Admin) -> None:
             assert status != 401
         status, _, _ = await admin.call(method, path, {} if method == "POST" else None, key=None)
         assert status == 401
+    _, audit, _ = await admin.call("GET", "/admin/v1/audit?limit=100")
+    refusals = [row for row in audit["data"] if row["action"] == "admin.refused"]
+    assert len(refusals) == sum(len(keys) - len(allowed) for allowed in matrix.values())
+    assert all(row["detail"]["lacks"] and row["outcome"] == "refused" for row in refusals)
 
 
 async def test_who_is_nobody(admin: Admin) -> None:

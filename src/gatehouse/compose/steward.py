@@ -38,7 +38,7 @@ from gatehouse.control.lease_office import Office
 from gatehouse.control.reports import Reports
 from gatehouse.core.audit import AuditEvent
 from gatehouse.core.identity import KeyRecord, Principal
-from gatehouse.core.keys import SHORTEST_BOOTSTRAP, KeyChecker
+from gatehouse.core.keys import KeyChecker
 from gatehouse.core.secrets import Secret
 from gatehouse.operator_file import SettingsError
 from gatehouse.pipeline.stages.identify import identify
@@ -99,9 +99,10 @@ def checker_of(root: RootKey, bootstrap: Secret | None) -> tuple[KeyChecker, byt
     pepper = root.derive(Purpose.API_KEY_PEPPER)
     if bootstrap is None:
         return KeyChecker(pepper), None
-    if len(bootstrap.reveal()) < SHORTEST_BOOTSTRAP:
-        raise SettingsError(f"GATEHOUSE_BOOTSTRAP_KEY must have at least {SHORTEST_BOOTSTRAP} characters")
-    digest = KeyChecker(pepper).digest(bootstrap.reveal().encode())
+    try:
+        digest = KeyChecker(pepper).bootstrap_digest(bootstrap.reveal())
+    except ValueError as error:
+        raise SettingsError(f"GATEHOUSE_BOOTSTRAP_KEY: {error}") from None
     return KeyChecker(pepper, digest), digest
 
 
@@ -277,7 +278,7 @@ class StewardParts:
             readiness=lambda: (self.steward.serving, dict(self.steward.problems)),
             version=__version__,
         )
-        app = build_app(endpoints(services), self._identify, self._rng, __version__)
+        app = build_app(endpoints(services), self._identify, self._refused, self._rng, __version__)
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=False, timeout_graceful_shutdown=2
         )
@@ -286,6 +287,11 @@ class StewardParts:
 
     async def _identify(self, credentials: tuple[bytes, ...]) -> Principal:
         return await identify(credentials, self._directory, self._checker, self._clock.now())
+
+    async def _refused(self, principal: Principal, permission: str, asked: str) -> None:
+        detail = {"actor_name": principal.name, "lacks": permission}
+        event = AuditEvent(self._clock.now(), "admin", "admin.refused", principal.key_id, principal.tenant, asked, "refused", detail)
+        await self.log.record((event,))
 
     async def _metrics(self) -> bytes:
         await self.steward.collect()

@@ -81,8 +81,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 Identify = Callable[[tuple[bytes, ...]], Awaitable[Principal]]
 """The data port's own function: the distinct credentials offered -> a principal, or Unauthenticated."""
 
+Refused = Callable[[Principal, str, str], Awaitable[None]]
+"""Remembers that somebody asked for what their role does not grant: who, the permission, the method and path."""
 
-def build_app(endpoints: Sequence[Endpoint], identify: Identify, rng: Rng, version: str) -> Starlette:
+
+def build_app(endpoints: Sequence[Endpoint], identify: Identify, refused: Refused, rng: Rng, version: str) -> Starlette:
     """The application. `/admin/openapi.json` describes exactly these endpoints."""
     document = msgspec.json.encode(describe(endpoints, version))
 
@@ -93,23 +96,23 @@ def build_app(endpoints: Sequence[Endpoint], identify: Identify, rng: Rng, versi
         *endpoints,
         Endpoint(method="GET", path="/admin/openapi.json", permission=PUBLIC, summary="This API as an OpenAPI document.", handler=openapi),
     )
-    routes = [Route(endpoint.path, _serve(endpoint, identify, rng), methods=[endpoint.method]) for endpoint in table]
+    routes = [Route(endpoint.path, _serve(endpoint, identify, refused, rng), methods=[endpoint.method]) for endpoint in table]
 
-    async def refused(_request: Request, error: Exception) -> Response:
+    async def unrouted(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message = "There is nothing at this path." if error.status_code == 404 else "This path does not take that method."
         return _error_response(NotFound(message, code="unknown_path"), error.status_code, _request_id(rng))
 
-    return Starlette(routes=routes, exception_handlers={HTTPException: refused})
+    return Starlette(routes=routes, exception_handlers={HTTPException: unrouted})
 
 
-def _serve(endpoint: Endpoint, identify: Identify, rng: Rng) -> Callable[[Request], Awaitable[Response]]:
+def _serve(endpoint: Endpoint, identify: Identify, refused: Refused, rng: Rng) -> Callable[[Request], Awaitable[Response]]:
     decoder = msgspec.json.Decoder(endpoint.body) if endpoint.body is not None else None
 
     async def serve(request: Request) -> Response:
         request_id = _request_id(rng)
         try:
-            principal = await _authorised(request, endpoint, identify)
+            principal = await _authorised(request, endpoint, identify, refused)
             query = _query(request, endpoint)
             body = decoder.decode(await _body(request)) if decoder is not None else None
             reply = await endpoint.handler(Asked(principal, body, dict(request.path_params), query))
@@ -131,11 +134,12 @@ def _serve(endpoint: Endpoint, identify: Identify, rng: Rng) -> Callable[[Reques
     return serve
 
 
-async def _authorised(request: Request, endpoint: Endpoint, identify: Identify) -> Principal | None:
+async def _authorised(request: Request, endpoint: Endpoint, identify: Identify, refused: Refused) -> Principal | None:
     if endpoint.permission == PUBLIC:
         return None
     principal = await identify(credentials(request.headers.raw))
     if not principal.may(Permission(endpoint.permission)):
+        await refused(principal, str(endpoint.permission), f"{endpoint.method} {endpoint.path}")
         raise Forbidden(f"This needs the permission {endpoint.permission}, which your role does not have.", code="permission_denied")
     return principal
 

@@ -1,0 +1,140 @@
+"""`gatehouse serve` without anything: the built-in model, in a process of its own, through every control."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.served.whole import Server, children_of, serving
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with serving(tmp_path / "data", None) as running:
+        yield running
+
+
+def host_of(server: Server) -> int:
+    """Process id of the engine's host."""
+    return next(pid for pid, words in children_of(server.pid) if "_engine" in words)
+
+
+def listening_ports(pid: int) -> set[int]:
+    """TCP ports that a process listens on, from /proc."""
+    inodes = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                ports.add(int(fields[1].rsplit(":", 1)[1], 16))
+    return ports
+
+
+async def test_a_first_answer(server: Server) -> None:
+    """The official SDK, whole and streamed; exact tokens; free of charge; in the usage report."""
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0) as sdk:
+        whole = await sdk.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Who are you?"}], max_tokens=60)
+        assert "toy" in (whole.choices[0].message.content or "").lower()
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens > 3
+        text = ""
+        async for chunk in await sdk.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "Who are you?"}], stream=True, temperature=0, max_tokens=60
+        ):
+            text += chunk.choices[0].delta.content or "" if chunk.choices else ""
+        assert len(text) > 10
+        made = await sdk.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "I was charged twice this month."}],
+            response_format={
+                "type": "json_schema",
+                "json_schema": {
+                    "name": "t",
+                    "schema": {"type": "object", "properties": {"category": {"enum": ["billing", "bug"]}}, "required": ["category"]},
+                },
+            },
+            max_tokens=40,
+        )
+        assert '"category"' in (made.choices[0].message.content or "")
+    rows = await server.usage("model")
+    assert [(row["model"], row["requests"], row["cost_usd"]) for row in rows] == [("tiny", 3, "0")]
+
+
+async def test_no_port_is_open(server: Server) -> None:
+    """The host listens on Unix sockets only; the folder is private."""
+    assert listening_ports(host_of(server)) == set()
+    assert listening_ports(server.pid) == {int(server.admin_url.rsplit(":", 1)[1]), server.port}
+    assert (server.data_dir / "run").stat().st_mode & 0o077 == 0
+
+
+async def test_scenario_17_a_prompt_longer_than_the_context(server: Server) -> None:
+    """400 context_length_exceeded; nothing is booked beyond the request."""
+    reply = await server.chat("word " * 4000, model="tiny")
+    assert (reply.status, reply.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+async def test_what_tiny_cannot_do_is_refused(server: Server) -> None:
+    """Tools, log probabilities and images are refused by name, not ignored."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    for fields, word in (({"tools": [tool]}, "tools"), ({"logprobs": True}, "logprobs")):
+        reply = await server.chat(model="tiny", **fields)
+        assert reply.status == 400
+        assert word in reply.json()["error"]["message"]
+
+
+async def test_scenario_58_the_host_is_killed(server: Server) -> None:
+    """Its running calls end with an error, others never notice, and a new host answers soon."""
+    calls = [asyncio.create_task(server.chat(f"Tell me about number {number}", model="tiny", stream=True)) for number in range(8)]
+    await asyncio.sleep(0.05)
+    first = host_of(server)
+    os.kill(first, signal.SIGKILL)
+    replies = await asyncio.gather(*calls)
+    assert all(reply.status in {200, 502, 503} for reply in replies)
+    for reply in replies:
+        text = reply.body.decode()
+        assert text.endswith("data: [DONE]\n\n") or '"error"' in text
+    async with asyncio.timeout(20):
+        while (await server.chat(model="tiny")).status != 200:
+            await asyncio.sleep(0.05)
+    assert host_of(server) != first
+    assert (await server.ask("GET", "/readyz", admin=True, key=None)).status == 200
+
+
+async def test_many_users_on_few_slots(server: Server) -> None:
+    """Thirty-two users at once on four slots: all of them are answered."""
+    replies = await asyncio.gather(*(server.chat("Hello", model="tiny", max_tokens=20) for _ in range(32)))
+    assert {reply.status for reply in replies} == {200}
+
+
+async def test_scenario_19_leaving_stops_the_engine(server: Server) -> None:
+    """Streams cut by their clients free their slots: the next call is answered at once."""
+    for _ in range(8):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        body = b'{"model":"tiny","stream":true,"max_tokens":2000,"messages":[{"role":"user","content":"Hello"}]}'
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n"
+            % (server.key.encode(), len(body))
+            + body
+        )
+        await reader.readuntil(b"data: ")
+        writer.transport.abort()
+    async with asyncio.timeout(10):
+        assert (await server.chat(model="tiny")).status == 200
+        while await server.metric("gatehouse_running"):
+            await asyncio.sleep(0.02)
+
+
+async def test_scenario_59_a_broken_model_file(tmp_path: Path) -> None:
+    """The server runs and says what is wrong; the model's callers get a 503 that is not their fault."""
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF\x03\0\0\0 and then nothing of use")
+    async with serving(tmp_path / "data", None, "--model", str(path)) as server:
+        reply = await server.chat(model="broken")
+        assert reply.status == 503
+        ready = (await server.ask("GET", "/readyz", admin=True, key=None)).json()
+        assert any("broken.gguf" in words for words in ready["degraded"].values())
