@@ -157,7 +157,8 @@ async def test_a_stream_of_nothing_is_still_a_stream() -> None:
     """No event is no error."""
 
     async def script(x: Exchange) -> AsyncGenerator[Event, None]:
-        for event in ():
+        nothing: tuple[Event, ...] = ()
+        for event in nothing:
             yield event
 
     async with gate(script) as it:

@@ -348,6 +348,24 @@ async def test_a_large_answer_that_nobody_takes_does_not_stay() -> None:
         await until(lambda: it.server.open_connections == 0)
 
 
+async def test_a_goodbye_with_an_answer_nobody_takes_does_not_stay() -> None:
+    """Half-closed, never reading, megabytes unsent: flushed for a while, then cut."""
+
+    async def script(x: Exchange) -> AsyncGenerator[Event, None]:
+        while True:
+            yield text("x" * 10_000)
+
+    async with gate(script) as it:
+        client = await slow_reader(it)
+        connection = next(iter(it.server._shared.connections))
+        await until(lambda: connection.clogged)
+        client.writer.write_eof()
+        await it.stage.any_ended.wait()
+        assert it.stage.ended == [Outcome.CLIENT]
+        await it.pass_time(35, step=5)
+        await until(lambda: it.server.open_connections == 0)
+
+
 # ---- many connections
 
 
@@ -371,21 +389,68 @@ class Exhausted:
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
-        self.exhausted = False
+        self.fault = 0
         self.spared = 0
 
     def accept(self) -> tuple[socket.socket, object]:
         """As the kernel would answer: the descriptor kept in reserve is enough for one connection."""
-        if self.exhausted and self.spared:
+        if self.fault and self.spared:
             self.spared -= 1
             return self._listener.accept()
-        if self.exhausted:
+        if self.fault:
             self.spared = 1
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            raise OSError(self.fault, os.strerror(self.fault))
         return self._listener.accept()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._listener, name)
+
+
+def make_scarce(it: Gate, fault: int) -> Exhausted:
+    """Put a socket that cannot accept in place of the server's."""
+    acceptor = it.server._acceptor
+    assert acceptor is not None
+    acceptor.pause()
+    scarce = Exhausted(acceptor._sockets[0])
+    scarce.fault = fault
+    acceptor._sockets = (scarce,)  # type: ignore[assignment]
+    acceptor.resume()
+    return scarce
+
+
+async def test_a_connection_that_was_gone_before_it_was_taken_is_skipped() -> None:
+    """The next one in the queue is served in the same turn."""
+    async with gate() as it:
+        scarce = make_scarce(it, errno.ECONNABORTED)
+        client = await it.connect()
+        await client.send(LIVEZ)
+        assert (await client.response()).status == 200
+        assert it.server.accepting
+        scarce.fault = 0
+
+
+async def test_an_unknown_fault_of_the_listener_is_no_busy_loop() -> None:
+    """Accepting pauses, and goes on when the fault has passed."""
+    async with gate() as it:
+        scarce = make_scarce(it, errno.EINVAL)
+        client = await it.connect()
+        await client.send(LIVEZ)
+        await until(lambda: not it.server.accepting)
+        scarce.fault = scarce.spared = 0
+        await it.pass_time(1)
+        assert (await client.response()).status == 200
+
+
+async def test_a_vanished_machine_is_noticed() -> None:
+    """Taken connections probe a silent peer, and never wait to fill a packet."""
+    async with gate() as it:
+        client = await it.connect()
+        await client.send(LIVEZ)
+        await client.response()
+        sock = next(iter(it.server._shared.connections))._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
 async def test_scenario_61_without_descriptors() -> None:
@@ -394,20 +459,14 @@ async def test_scenario_61_without_descriptors() -> None:
         kept = await it.connect()
         await kept.send(LIVEZ)
         await kept.response()
-        acceptor = it.server._acceptor
-        assert acceptor is not None
-        acceptor.pause()
-        scarce = Exhausted(acceptor._sockets[0])
-        acceptor._sockets = (scarce,)  # type: ignore[assignment]
-        scarce.exhausted = True
-        acceptor.resume()
+        scarce = make_scarce(it, errno.EMFILE)
         told, waits = await it.connect(), await it.connect()
         response = parse_responses(await told.rest())[0]
         assert (response.status, response.headers["retry-after"]) == (503, "1")
         assert not it.server.accepting
         await kept.send(post(call()))
         assert (await kept.response()).status == 200
-        scarce.exhausted = False
+        scarce.fault = 0
         await waits.send(LIVEZ)
         await it.pass_time(1)
         await until(lambda: it.server.accepting)

@@ -271,6 +271,9 @@ def parse_responses(data: bytes, methods: tuple[str, ...] = ()) -> list[Response
         elif headers.get("transfer-encoding") == "chunked":
             body, data, whole = parse_chunks(data)
             found.append(Response(status, headers, body, whole))
+        elif "content-length" not in headers and headers.get("connection") == "close":
+            found.append(Response(status, headers, data))  # a stream for HTTP/1.0
+            data = b""
         else:
             length = int(headers["content-length"])
             if len(data) < length:

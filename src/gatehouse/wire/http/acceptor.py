@@ -19,8 +19,14 @@ logger = logging.getLogger("gatehouse.wire.http")
 _BATCH: Final = 64
 """Connections taken in one turn of the loop."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_LEFT: Final = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPERM}
+)
+"""What accept says on Linux when a connection was gone, or forbidden, before it was taken."""
 _PAUSE: Final = 0.25
 """Seconds without accepting after the machine ran out of descriptors."""
+_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+"""A peer whose machine vanished without a word is noticed after two minutes, also while its call runs."""
 
 
 class Acceptor:
@@ -44,10 +50,15 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._listening = False
         self._closed = False
-        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        """A descriptor to spare: with none left, not even a refusal could be sent."""
+        self._reserve = _spare()
+        """A descriptor to spare: with none left, not even a refusal could be sent. -1 while there is not even that."""
         for sock in self._sockets:
             sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:  # what is accepted inherits these
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in _KEEPALIVE:
+                    sock.setsockopt(socket.IPPROTO_TCP, option, value)
         self.resume()
 
     @property
@@ -59,6 +70,8 @@ class Acceptor:
         """Take connections again."""
         if not self._listening and not self._closed:
             self._listening = True
+            if self._reserve < 0:
+                self._reserve = _spare()
             for sock in self._sockets:
                 self._loop.add_reader(sock, self._accept, sock)
 
@@ -77,7 +90,8 @@ class Acceptor:
             self._accept(sock)
         self.pause()
         self._closed = True
-        os.close(self._reserve)
+        if self._reserve >= 0:
+            os.close(self._reserve)
         for sock in self._sockets:
             sock.close()
 
@@ -88,21 +102,22 @@ class Acceptor:
                 return
             try:
                 sock, _ = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            except (BlockingIOError, InterruptedError):
                 return
             except OSError as fault:
-                if fault.errno not in _EXHAUSTED:
-                    raise
-                self._exhausted(listener, fault)
+                if fault.errno in _LEFT:
+                    continue
+                logger.warning("not accepting for a moment: %s", fault.strerror)
+                if fault.errno in _EXHAUSTED and self._reserve >= 0:
+                    self._say_sorry(listener)
+                self.pause()
+                self._clock.call_later(_PAUSE, self.resume)
                 return
             sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._welcome(sock)
 
-    def _exhausted(self, listener: socket.socket, fault: OSError) -> None:
-        """Out of descriptors: say so to whoever is first, and let some time pass."""
-        logger.warning("not accepting for a moment: %s", fault.strerror)
+    def _say_sorry(self, listener: socket.socket) -> None:
+        """Out of descriptors: the one in reserve is enough to tell whoever is first."""
         os.close(self._reserve)
         try:
             sock, _ = listener.accept()
@@ -111,10 +126,11 @@ class Acceptor:
                 sock.send(self._sorry)
         except OSError:
             pass  # it has gone, or somebody else took the descriptor
-        finally:
-            try:
-                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                self._reserve = os.dup(listener.fileno())
-        self.pause()
-        self._clock.call_later(_PAUSE, self.resume)
+        self._reserve = _spare()
+
+
+def _spare() -> int:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1

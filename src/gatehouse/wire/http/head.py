@@ -20,6 +20,7 @@ CHUNKED: Final = -1
 _TARGET: Final = re.compile(
     rb"(/(?!/)(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*)(?:\?((?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*))?"
 )
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _VERSIONS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 _REMEMBERED: Final = 512
@@ -140,6 +141,8 @@ class HeadReader:
         if len(words) != 3:
             raise malformed("A request begins with a method, a path and a version, one space between them.")
         method, target, version = words
+        if _TOKEN.fullmatch(method) is None:  # llhttp skips line ends before it, with or without their CR
+            raise malformed("A request begins with a method.")
         minor = _VERSIONS.get(version)
         if minor is None:
             if version.startswith(b"HTTP/"):

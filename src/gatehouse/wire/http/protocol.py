@@ -63,8 +63,8 @@ class Shared:
         self.date = date
         self.draining = False
         self.connections: set[Connection] = set()
-        self.freed: Callable[[], object] | None = None
-        """Called when a connection has gone, while somebody waits for that."""
+        self.freed: Callable[[], object] = lambda: None
+        """Called when a connection has gone."""
 
     def due(self, seconds: float) -> float:
         """The deadline `seconds` from now: never early, at most two ticks late."""
@@ -73,8 +73,7 @@ class Shared:
     def closed(self, connection: "Connection") -> None:
         """A connection is gone."""
         self.connections.discard(connection)
-        if self.freed is not None:
-            self.freed()
+        self.freed()
 
 
 class Connection(asyncio.Protocol):
@@ -157,6 +156,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The peer sends no more. A client that still wanted its answer would have kept its side open, so this is a goodbye."""
         self._client_left()
+        if self._phase < _CLOSING:
+            self._close(linger=False)
         return False
 
     def data_received(self, data: bytes) -> None:

@@ -32,6 +32,9 @@ class DataServer:
         self._timer: Timer | None = None
         self._tls: Tls | None = None
         self._handshakes = 0
+        self._vacated: asyncio.Future[None] | None = None
+        """Done when the last connection has gone, while somebody waits for that."""
+        self._shared.freed = self._freed
 
     @property
     def open_connections(self) -> int:
@@ -54,7 +57,6 @@ class DataServer:
         self._tick()
         fields, payload = self._application.refusal(Unavailable("Too many connections; try again in a moment.", retry_after=1.0))
         sorry = response.whole(503, fields + b"retry-after: 1\r\n" + response.CLOSE, payload)
-        self._shared.freed = self._freed
         self._acceptor = Acceptor(sockets, self._clock, room=self._has_room, welcome=self._welcome, sorry=b"" if tls is not None else sorry)
 
     async def drain(self, grace: float) -> bool:
@@ -106,9 +108,11 @@ class DataServer:
         return self.open_connections < self._limits.max_connections
 
     def _freed(self) -> None:
-        """A connection has gone: there may be room for one that waits."""
+        """A connection has gone: there may be room for one that waits, or nobody left to wait for."""
         if self._acceptor is not None and not self._acceptor.listening and self._has_room():
             self._acceptor.resume()
+        if self._vacated is not None and not self.open_connections:
+            _settle(self._vacated)
 
     def _welcome(self, sock: socket.socket) -> None:
         self._handshakes += 1
@@ -147,13 +151,10 @@ class DataServer:
 
     async def _gone(self, seconds: float) -> None:
         """Return when no connection is left, or after `seconds`."""
-        shared = self._shared
-        if not shared.connections:
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        shared.freed = lambda: None if shared.connections else _settle(done)
-        await self._until(done, seconds)
-        shared.freed = None
+        if self.open_connections:
+            self._vacated = asyncio.get_running_loop().create_future()
+            await self._until(self._vacated, seconds)
+            self._vacated = None
 
     async def _until(self, done: "asyncio.Future[None]", seconds: float) -> None:
         timer: Timer = self._clock.call_later(seconds, _settle, done)
