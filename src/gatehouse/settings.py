@@ -24,7 +24,7 @@ class _Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pass
 
 
-class TlsSettings(_Tree):
+class TlsSettings(_Tree, frozen=True):
     """TLS for the data port. Both files are read again when they change."""
 
     cert: str
@@ -33,7 +33,7 @@ class TlsSettings(_Tree):
     """Path of the private key (PEM)."""
 
 
-class HttpSettings(_Tree):
+class HttpSettings(_Tree, frozen=True):
     """Bounds of one connection and one request."""
 
     max_body_bytes: Positive = 32 * 1024 * 1024
@@ -50,7 +50,7 @@ class HttpSettings(_Tree):
     """How long a client may leave its buffer full before it is cut."""
 
 
-class ListenSettings(_Tree):
+class ListenSettings(_Tree, frozen=True):
     """Where the gateway listens."""
 
     host: str = "127.0.0.1"
@@ -67,7 +67,7 @@ class ListenSettings(_Tree):
     """Limits of connections and requests."""
 
 
-class PriceSettings(_Tree):
+class PriceSettings(_Tree, frozen=True):
     """USD per million tokens, as decimal strings. Buckets left out cost what input or output costs."""
 
     input: str
@@ -86,7 +86,7 @@ class PriceSettings(_Tree):
     """Audio tokens out."""
 
 
-class DeadlineSettings(_Tree):
+class DeadlineSettings(_Tree, frozen=True):
     """Seconds a target is given."""
 
     connect: Seconds = 5.0
@@ -99,7 +99,7 @@ class DeadlineSettings(_Tree):
     """For the whole call."""
 
 
-class ProviderSettings(_Tree):
+class ProviderSettings(_Tree, frozen=True):
     """A remote place that serves models, and how to reach it."""
 
     name: Name
@@ -124,7 +124,7 @@ class ProviderSettings(_Tree):
     """Fixed headers to send along."""
 
 
-class TargetSettings(_Tree):
+class TargetSettings(_Tree, frozen=True):
     """One place that can answer a model's calls: a provider's model or an embedded engine's."""
 
     provider: Name | None = None
@@ -153,7 +153,7 @@ class TargetSettings(_Tree):
     """Engine only: how many calls it decodes at once."""
 
 
-class CacheSettings(_Tree):
+class CacheSettings(_Tree, frozen=True):
     """Reuse of whole answers for identical calls."""
 
     scope: Literal["key", "team", "tenant"] = "key"
@@ -162,7 +162,7 @@ class CacheSettings(_Tree):
     """Seconds an answer is kept."""
 
 
-class GuardSettings(_Tree):
+class GuardSettings(_Tree, frozen=True):
     """What is done about secrets in what goes in and comes out, and about content no rule can read."""
 
     input: Literal["block", "redact", "flag", "off"] = "block"
@@ -175,7 +175,7 @@ class GuardSettings(_Tree):
     """Content types the rules cannot read."""
 
 
-class ModelSettings(_Tree):
+class ModelSettings(_Tree, frozen=True):
     """A name that callers ask for."""
 
     name: Name
@@ -196,28 +196,28 @@ class ModelSettings(_Tree):
     """Wait until the record of the call is on disk before a target is asked."""
 
 
-class StorageSettings(_Tree):
+class StorageSettings(_Tree, frozen=True):
     """Where everything that must be kept is kept."""
 
     url: Secret = Secret("sqlite:///gatehouse.db")
     """sqlite:///FILE (relative to the data directory) or postgresql://..."""
 
 
-class StateSettings(_Tree):
+class StateSettings(_Tree, frozen=True):
     """Where what may be lost is kept."""
 
     url: Annotated[str, Meta(pattern="^memory://$")] = "memory://"
     """memory:// keeps it in the steward."""
 
 
-class SecretsSettings(_Tree):
+class SecretsSettings(_Tree, frozen=True):
     """The root key from which every other key derives."""
 
     root: str = ""
     """file:PATH or env:NAME; empty is root.key in the data directory."""
 
 
-class PricesSettings(_Tree):
+class PricesSettings(_Tree, frozen=True):
     """What happens when neither the target nor the catalogue knows a price."""
 
     on_unknown: Literal["block", "zero", "fallback"] = "block"
@@ -226,14 +226,14 @@ class PricesSettings(_Tree):
     """The price of what has none."""
 
 
-class CacheMemorySettings(_Tree):
+class CacheMemorySettings(_Tree, frozen=True):
     """Memory for cached answers."""
 
     max_bytes: Positive = 64 * 1024 * 1024
     """Bytes a worker keeps."""
 
 
-class Settings(_Tree):
+class Settings(_Tree, frozen=True):
     """Everything the operator's file says."""
 
     listen: ListenSettings = ListenSettings()

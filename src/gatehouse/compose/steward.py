@@ -315,12 +315,17 @@ def lookup(kind: str, base_url: str | None, model: str) -> Found | None:
 
 
 def _server_id(data_dir: Path) -> str:
-    """The name under which this data directory's journals stand in the books, made once."""
+    """The name under which this data directory's journals stand in the books.
+
+    Made from host and path when the directory is new, so that one that was lost and made again at the same place is the
+    same server: the books then see that its journals are gone, and charge what they held.
+    """
     path = data_dir / "server.id"
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(f"srv-{os.urandom(8).hex()}")
+            place = f"{socket.gethostname()}\0{data_dir.resolve()}"
+            file.write(f"srv-{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}")
             file.flush()
             os.fsync(file.fileno())
     return path.read_text().strip()

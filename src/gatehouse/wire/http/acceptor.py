@@ -16,8 +16,8 @@ from gatehouse.core.ports import Clock
 
 logger = logging.getLogger("gatehouse.wire.http")
 
-_BATCH: Final = 64
-"""Connections taken in one turn of the loop."""
+_BATCH: Final = 1
+"""Connections taken in one turn of the loop: the workers share the listening socket, and who takes all that wait leaves the others idle."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _LEFT: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPERM}
