@@ -67,6 +67,12 @@ def test_each_kind_has_one_status_type_and_code(error: GatehouseError, status: i
     assert json.loads(frame[6:]) == told
 
 
+def test_any_text_can_be_told() -> None:
+    """Half a surrogate pair, as the bytes of a header may become, is spelled out."""
+    _, body = DIALECT.encode_error(NotFound("no model \udcff", param="a\ud800"), "req_1")
+    assert json.loads(body)["error"]["message"] == "no model \\udcff"
+
+
 def every(kind: type[GatehouseError]) -> set[str]:
     return {kind.kind}.union(*[every(below) for below in kind.__subclasses__()])
 

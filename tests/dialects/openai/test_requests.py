@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gatehouse.core.calls import Call, Message, ToolChoice
@@ -61,6 +61,74 @@ def test_the_outgoing_body_has_no_ambiguity(call: Call) -> None:
     names = [name for name, _ in written]
     assert len(names) == len(set(names))
     assert dict(written)["model"] == "target"
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """Every object inside `value` that has members."""
+    inner = [
+        found for item in (value.values() if isinstance(value, dict) else value) if isinstance(item, dict | list) for found in objects(item)
+    ]
+    return [value, *inner] if isinstance(value, dict) and value else inner
+
+
+def repeats(text: str) -> bool:
+    """Whether an object of `text` has a key twice, by Python's own parser."""
+    found = []
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found.append(len(pairs) != len(dict(pairs)))
+        return dict(pairs)
+
+    json.loads(text, object_pairs_hook=look)
+    return any(found)
+
+
+def spelled(value: Any, repeated: tuple[int, str]) -> str:
+    """`value` as JSON, with one member of one object (by identity) written twice."""
+    if isinstance(value, dict):
+        names = [*value, repeated[1]] if id(value) == repeated[0] else list(value)
+        return "{" + ",".join(f"{json.dumps(name)}:{spelled(value[name], repeated)}" for name in names) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(spelled(item, repeated) for item in value) + "]"
+    return json.dumps(value)
+
+
+@given(calls(), st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+def test_no_repeated_key_gets_past_any_shape(call: Call, data: st.DataObject) -> None:
+    """One key of a good body is repeated while another member is left out or nulled: it is always refused."""
+    body = json.loads(encode_request(call, "m"))
+    twice = data.draw(st.sampled_from(objects(body)))
+    name = data.draw(st.sampled_from(sorted(twice)))
+    tagged = [found for found in objects(body) if "type" in found or "role" in found]
+    harmed = data.draw(st.sampled_from([*tagged, body]))
+    member = data.draw(st.sampled_from(sorted({"type", "role"} & set(harmed)) or sorted(harmed)))
+    if harmed is not twice or member != name:
+        data.draw(st.sampled_from([harmed.pop, lambda key: harmed.update({key: None})]))(member)
+    written = spelled(body, (id(twice), name))
+    assume(repeats(written))
+    with pytest.raises(InvalidRequest):
+        DIALECT.decode_request(written.encode())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"tools":[{"function":{"name":"f"}}]',
+        '"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{"function":{"name":"f"}}',
+        '"response_format":{}',
+        '"messages":[{"role":"system","content":[{"text":"x"}]}]',
+        '"messages":[{"role":"assistant","content":[{"text":"x"}]}]',
+        '"messages":[{"role":"assistant","tool_calls":[{"id":"1","function":{"name":"f","arguments":""}}]}]',
+        '"messages":[{"content":"x"}]',
+    ],
+)
+def test_a_type_that_is_left_out_is_missed(fields: str) -> None:
+    """Nothing is guessed: a guessed member would also be a member too many in the search for repeated keys."""
+    start = '{"model":"m"' if "messages" in fields else '{"model":"m","messages":[{"role":"user","content":"x"}]'
+    with pytest.raises(InvalidRequest) as caught:
+        DIALECT.decode_request(f"{start},{fields}}}".encode())
+    assert caught.value.code == "missing_field"
 
 
 def test_an_extra_field_cannot_overwrite_ours() -> None:

@@ -223,6 +223,23 @@ def test_tool_calls_without_an_index_take_their_place() -> None:
     assert event.choices[0].tools == (ToolDelta(0, "a", "f", "{}"), ToolDelta(1, "b", "g"), ToolDelta(2, "c"))
 
 
+@pytest.mark.parametrize(
+    ("fields", "reasoning"),
+    [
+        ({"reasoning_content": "a"}, "a"),
+        ({"reasoning": "a"}, "a"),
+        ({"reasoning_content": "a", "reasoning": "a"}, "a"),
+        ({"reasoning_content": "a", "reasoning": "b"}, "ab"),
+        ({"reasoning_content": None, "reasoning": ""}, ""),
+    ],
+)
+def test_reasoning_is_read_under_both_its_names(fields: dict[str, Any], reasoning: str) -> None:
+    """A guard sees all that passes, once."""
+    (event,) = read(frame(choices=[{"index": 0, "delta": fields, "finish_reason": "stop"}]))
+    assert isinstance(event, Chunk)
+    assert event.choices[0].reasoning == reasoning
+
+
 def test_only_the_first_piece_of_a_choice_begins_it() -> None:
     """Whether or not the server repeats the role."""
     role = frame(choices=[{"index": 0, "delta": {"role": "assistant", "content": "a"}}, {"index": 1, "delta": {"role": "assistant"}}])

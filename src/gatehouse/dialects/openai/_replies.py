@@ -67,6 +67,13 @@ class MessageReply(Struct, gc=False):
     refusal: str | None = None
     tool_calls: list[ToolPiece] | None = None
 
+    def thoughts(self) -> str | None:
+        """The reasoning under both its names, so that none passes unread; servers that use both say the same twice."""
+        first, second = self.reasoning_content, self.reasoning
+        if not first or not second or first == second:
+            return first or second
+        return first + second
+
 
 class ChoiceReply(Struct, gc=False):
     """One choice of an answer."""

@@ -3,6 +3,7 @@
 Every shape refuses fields it does not know, so nothing travels that the guard has not read. Each turns itself into its core
 value with `core()`. Optional fields default to None, which also accepts an explicit null; where histories usually hold
 nulls the default is UNSET, so that writing the shape again gives the keys that were read (see `_json.refuse_ambiguity`).
+For the same reason a shape has a tag only where it is one of several: alone, its tag could be left out and still be written.
 """
 
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -50,6 +51,17 @@ class _FileContent(_Shape):
 class TextShape(_Shape, tag_field="type", tag="text"):
     """A part of text."""
 
+    text: str
+
+    def core(self) -> Part:
+        """The core part."""
+        return TextPart(self.text)
+
+
+class OnlyText(_Shape):
+    """The same where nothing but text is allowed."""
+
+    type: Literal["text"]
     text: str
 
     def core(self) -> Part:
@@ -142,7 +154,7 @@ class SystemShape(_Shape, tag_field="role", tag="system"):
     """Instructions."""
 
     role: ClassVar[Literal["system", "developer"]] = "system"
-    content: str | Annotated[list[TextShape], Parts]
+    content: str | Annotated[list[OnlyText], Parts]
     name: Speaker | None = None
 
     def core(self) -> Message:
@@ -189,7 +201,7 @@ class AssistantShape(_Shape, tag_field="role", tag="assistant"):
 class ToolShape(_Shape, tag_field="role", tag="tool"):
     """What a tool answered."""
 
-    content: str | Annotated[list[TextShape], Parts]
+    content: str | Annotated[list[OnlyText], Parts]
     tool_call_id: Identifier
     name: Identifier | None = None
 
@@ -207,9 +219,10 @@ class FunctionDefinition(_Shape):
     strict: bool | None = None
 
 
-class FunctionTool(_Shape, tag_field="type", tag="function"):
+class FunctionTool(_Shape):
     """A function the model may call."""
 
+    type: Literal["function"]
     function: FunctionDefinition
 
     def core(self) -> Tool:
@@ -222,9 +235,10 @@ class _Named(_Shape):
     name: Name
 
 
-class NamedTool(_Shape, tag_field="type", tag="function"):
+class NamedTool(_Shape):
     """The one tool the model must call."""
 
+    type: Literal["function"]
     function: _Named
 
 

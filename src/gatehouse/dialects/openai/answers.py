@@ -52,7 +52,7 @@ def _choice(reply: ChoiceReply) -> Choice:
     return Choice(
         reply.index,
         message.content,
-        message.reasoning_content or message.reasoning,
+        message.thoughts(),
         message.refusal,
         tuple([piece.core() for piece in message.tool_calls]) if message.tool_calls else (),
         finish_reason(reply.finish_reason),

@@ -52,7 +52,13 @@ def describe(error: GatehouseError, request_id: str) -> tuple[int, dict[str, Any
             status, kind = 400, "invalid_request_error"
     elif code == "insufficient_quota":
         kind = code
-    return status, {"error": {"message": error.message, "type": kind, "param": error.param, "code": code, "request_id": request_id}}
+    param = None if error.param is None else _encodable(error.param)
+    return status, {"error": {"message": _encodable(error.message), "type": kind, "param": param, "code": code, "request_id": request_id}}
+
+
+def _encodable(text: str) -> str:
+    """Half a surrogate pair, as bytes of a header may become, must not stop an error from being told."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _ErrorObject(msgspec.Struct, gc=False):

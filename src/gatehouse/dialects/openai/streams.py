@@ -130,7 +130,7 @@ class StreamDecoder:
         return ChoiceDelta(
             index,
             delta.content or "",
-            delta.reasoning_content or delta.reasoning or "",
+            delta.thoughts() or "",
             delta.refusal or "",
             tuple([_tool_delta(at, piece) for at, piece in enumerate(delta.tool_calls)]) if delta.tool_calls else (),
             finish,
