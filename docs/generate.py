@@ -75,8 +75,8 @@ def field_docs() -> dict[tuple[str, str], str]:
             continue
         for field, after in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
             match field, after:
-                case ast.AnnAssign(target=ast.Name()), ast.Expr(value=ast.Constant()):
-                    found[node.name, field.target.id] = str(after.value.value).replace("\n    ", " ").replace("|", "\\|")
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+                    found[node.name, name] = str(text).replace("\n    ", " ").replace("|", "\\|")
     return found
 
 
@@ -96,7 +96,7 @@ def shown(kind: Any) -> str:
             kind.__name__, kind.__name__.lower()
         )
     origin = getattr(kind, "__origin__", None)
-    arguments = getattr(kind, "__args__", ())
+    arguments: tuple[Any, ...] = getattr(kind, "__args__", ())
     name = getattr(origin, "__name__", str(origin))
     if hasattr(kind, "__metadata__"):
         return shown(origin)

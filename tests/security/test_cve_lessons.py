@@ -57,8 +57,11 @@ class Office:
             version="0",
         )
         self.table = endpoints(services)
-        self.app = build_app(self.table, self.identify, FakeRng(2), "0")
+        self.app = build_app(self.table, self.identify, self.refused, FakeRng(2), "0")
         self.minted: dict[str, Minted] = {}
+
+    async def refused(self, principal: Principal, permission: str, asked: str) -> None:
+        """Remembered elsewhere."""
 
     async def start(self) -> "Office":
         for role in Role:

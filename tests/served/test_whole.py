@@ -243,17 +243,19 @@ async def test_secrets_do_not_pass(server: Server, upstream: FakeUpstream) -> No
 async def test_rows_16_and_17_no_field_picks_a_target(server: Server, upstream: FakeUpstream) -> None:
     """CVE-2024-6587, PYSEC-2026-4070: api_base and its kin are refused by name, at the top or below; nothing is contacted."""
     before = upstream.requests
-    for fields in (
-        {"api_base": upstream.url},
-        {"user_config": {"model_list": []}},
-        {"metadata": {"api_base": "x"}},
-        {"base_url": "http://127.0.0.1:1"},
-    ):
+    message = {"role": "user", "content": "hi", "base_url": upstream.url}
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("api_base", {"api_base": upstream.url}),
+        ("user_config", {"user_config": {"model_list": []}}),
+        ("base_url", {"base_url": "http://127.0.0.1:1"}),
+        ("base_url", {"messages": [message]}),
+        ("api_base", {"metadata": {"api_base": "x"}}),
+    ]
+    for name, fields in bodies:
         reply = await server.chat(**fields)
-        if "metadata" not in fields:
-            assert reply.status == 400, fields
-            assert next(iter(fields)) in reply.json()["error"]["message"]
-    assert upstream.requests <= before + 1
+        assert reply.status == 400, fields
+        assert name in reply.json()["error"]["message"]
+    assert upstream.requests == before
 
 
 async def test_row_35_request_ids_are_ours(server: Server) -> None:

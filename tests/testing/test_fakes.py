@@ -18,6 +18,7 @@ class Attempt:
     request_id = "r"
     tenant = "default"
     deadlines = Deadlines()
+    sent = False
 
 
 def ports() -> tuple[Clock, Rng, Spawn, Tally, Journal, KeyDirectory, Model]:
