@@ -11,7 +11,7 @@
     ├── LimitExceeded         a rate, concurrency or budget limit (429)
     ├── Timeout               the caller was too slow to send (408)
     ├── Unavailable           overloaded, draining or a dependency is down (503)
-    ├── UpstreamFailed        the model behind us failed (502, or 504 when it was too slow)
+    ├── UpstreamFailed        the model behind us failed (502; 503 unreachable or overloaded, 504 too slow)
     └── Internal              our own fault (500)
 
 `message` is public: it never holds a secret, an upstream's body or a path of the machine. What operators may know and
