@@ -56,7 +56,7 @@ class JournalShelf(Protocol):
     """The journals of one data directory, for the one who drains them."""
 
     async def survey(self) -> list[JournalInfo]:
-        """Every journal that exists."""
+        """Every journal that exists. Raises Unavailable when the disk refuses."""
 
     async def read(self, journal: JournalInfo, position: Position, limit: int, until: Position | None = None) -> Slice:
         """Up to `limit` records from `position`, none behind `until`, where a record ends. Raises Unavailable when the disk refuses."""

@@ -84,7 +84,8 @@ class FileJournalShelf:
 
     async def survey(self) -> list[JournalInfo]:
         """See `JournalShelf`."""
-        return await asyncio.to_thread(self._survey)
+        with _disk("survey"):
+            return await asyncio.to_thread(self._survey)
 
     async def read(self, journal: JournalInfo, position: Position, limit: int, until: Position | None = None) -> Slice:
         """See `JournalShelf`."""
