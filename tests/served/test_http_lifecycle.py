@@ -348,6 +348,24 @@ async def test_a_large_answer_that_nobody_takes_does_not_stay() -> None:
         await until(lambda: it.server.open_connections == 0)
 
 
+async def test_a_client_that_asks_and_never_reads_fills_no_memory() -> None:
+    """Requests pile up in its own socket, answers up to the bound in ours; then it is cut off."""
+    async with gate(limits=HttpLimits(read_ahead=10_000, write_high=10_000)) as it:
+        client = await slow_reader(it)
+        connection = next(iter(it.server._shared.connections))
+        sending = asyncio.ensure_future(client.send(LIVEZ * 400_000))
+        await until(lambda: connection.clogged and connection._held)
+        held = len(connection._input)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert not sending.done()
+        assert len(connection._input) <= max(held, 10_000 + 262_144)
+        await it.pass_time(120, step=5)
+        with pytest.raises(ConnectionError):
+            await sending
+        await until(lambda: it.server.open_connections == 0)
+
+
 async def test_a_goodbye_with_an_answer_nobody_takes_does_not_stay() -> None:
     """Half-closed, never reading, megabytes unsent: flushed for a while, then cut."""
 
@@ -570,6 +588,20 @@ async def test_an_idle_server_drains_at_once() -> None:
         await client.response()
         assert await asyncio.wait_for(it.server.drain(1000), 5) is True
         assert await client.closed()
+
+
+async def test_a_second_signal_cuts_the_grace_short() -> None:
+    """Closing while a drain waits: calls are ended now, and the drain knows."""
+    async with gate(wait_for_ever) as it:
+        client = await it.connect()
+        await client.send(post(call()))
+        await it.stage.any_begun.wait()
+        draining = asyncio.ensure_future(it.server.drain(1000))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(it.server.close(), 5)
+        await asyncio.wait_for(draining, 5)
+        assert it.stage.ended == [Outcome.SHUTDOWN]
+        assert (await client.response()).status == 503
 
 
 async def test_closing_twice_is_closing() -> None:

@@ -74,6 +74,17 @@ async def test_more_pipelined_than_may_wait_is_left_in_the_socket() -> None:
         await sending
 
 
+async def test_a_head_larger_than_what_may_wait_is_still_read() -> None:
+    """The bound on waiting requests is none on a head."""
+    async with gate(limits=HttpLimits(read_ahead=1000)) as it:
+        client = await it.connect()
+        data = post(call("large"), "X-Large: " + "a" * 20_000)
+        for start in range(0, len(data), 1500):
+            await client.send(data[start : start + 1500])
+            await asyncio.sleep(0)
+        assert (await client.response()).body == b'{"text":"large"}'
+
+
 async def test_quick_answers_in_a_row_let_others_in() -> None:
     """Hundreds of health checks in one segment are answered in order, and nothing is lost between the turns."""
     async with gate() as it:

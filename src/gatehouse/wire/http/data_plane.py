@@ -71,8 +71,8 @@ class DataPlane:
         self.running: dict[Exchange, asyncio.Task[None]] = {}
         """The calls whose answer is not out yet, and what carries them."""
         self.draining = False
-        self.emptied: Callable[[], object] | None = None
-        """Called when the last running exchange has ended, while somebody waits for that."""
+        self.emptied: Callable[[], object] = lambda: None
+        """Called when the last running exchange has ended while draining."""
 
     def serve(self, connection: Connection, head: RequestHead, body: RequestBody) -> None:
         """Start the call the request asks for, or answer at once what is no call."""
@@ -103,7 +103,7 @@ class DataPlane:
     def ended(self, x: Exchange) -> None:
         """An exchange is over, its answer written."""
         self.running.pop(x, None)
-        if self.emptied is not None and not self.running:
+        if self.draining and not self.running:
             self.emptied()
 
     def _new_id(self) -> str:

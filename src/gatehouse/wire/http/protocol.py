@@ -227,6 +227,8 @@ class Connection(asyncio.Protocol):
             self._refuse(refused)
         finally:
             self._advancing = False
+            if not self._scanned and len(self._input) - self._at > self._limits.read_ahead:
+                self.hold()  # stopped before the end: by its turns, by a client that does not read, or by a call that runs
 
     def _partial_head(self, data: bytes, start: int) -> None:
         """Part of a head is here: wait for the rest, unless it already cannot become one."""
@@ -239,8 +241,8 @@ class Connection(asyncio.Protocol):
             self.deadline = self._shared.due(self._limits.head_seconds)
         self._input = data[self._at :]
         self._at = 0
-        # Never 0, which says that no part of a head is here; never before the head's own first line.
-        self._scanned = max(len(self._input) - 3, 1)
+        self._scanned = max(len(self._input) - 3, 1)  # never 0, which says that no part of a head is here
+        self._read_on()
 
     def _too_long(self) -> Refused:
         return malformed(f"The head of a request may have {self._limits.head_bytes} bytes.", status=431)
@@ -261,19 +263,17 @@ class Connection(asyncio.Protocol):
             self._at = 0
             self._input = body.feed(data[at:])
         self._phase = _FULL if body.complete else _BODY
-        if len(self._input) - self._at > self._limits.read_ahead:
-            self.hold()
         self._shared.application.serve(self, head, body)
 
     def _body_received(self, data: bytes) -> None:
         body = self._body
         assert body is not None
+        if body.failed:
+            return  # whoever reads it was told, and the answer will close the connection
         try:
             self._input = body.feed(data)
         except Refused:
-            if self._request is None:
-                self._transport.close()
-            return  # else whoever reads the body was told, and the answer closes the connection
+            return
         if body.complete:
             if self._request is None:
                 self._next()

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gatehouse.core.errors import Unavailable
@@ -32,9 +32,10 @@ class DataServer:
         self._timer: Timer | None = None
         self._tls: Tls | None = None
         self._handshakes = 0
-        self._vacated: asyncio.Future[None] | None = None
-        """Done when the last connection has gone, while somebody waits for that."""
+        self._waiting: set[asyncio.Future[None]] = set()
+        """Done when the last call or the last connection has gone: whoever waits looks which."""
         self._shared.freed = self._freed
+        application.emptied = self._wake
 
     @property
     def open_connections(self) -> int:
@@ -111,8 +112,8 @@ class DataServer:
         """A connection has gone: there may be room for one that waits, or nobody left to wait for."""
         if self._acceptor is not None and not self._acceptor.listening and self._has_room():
             self._acceptor.resume()
-        if self._vacated is not None and not self.open_connections:
-            _settle(self._vacated)
+        if not self.open_connections:
+            self._wake()
 
     def _welcome(self, sock: socket.socket) -> None:
         self._handshakes += 1
@@ -140,30 +141,27 @@ class DataServer:
 
     async def _emptied(self, seconds: float) -> bool:
         """Whether every running call ended within `seconds`."""
-        application = self._application
-        if not application.running:
-            return True
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        application.emptied = lambda: _settle(done)
-        await self._until(done, seconds)
-        application.emptied = None
-        return not application.running
+        await self._until(lambda: not self._application.running, seconds)
+        return not self._application.running
 
     async def _gone(self, seconds: float) -> None:
         """Return when no connection is left, or after `seconds`."""
-        if self.open_connections:
-            self._vacated = asyncio.get_running_loop().create_future()
-            await self._until(self._vacated, seconds)
-            self._vacated = None
+        await self._until(lambda: not self.open_connections, seconds)
 
-    async def _until(self, done: "asyncio.Future[None]", seconds: float) -> None:
-        timer: Timer = self._clock.call_later(seconds, _settle, done)
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Return when `condition` holds after somebody has gone, or after `seconds`."""
+        end = self._clock.monotonic() + seconds
+        timer = self._clock.call_later(seconds, self._wake)
         try:
-            await done
+            while not condition() and self._clock.monotonic() < end:
+                change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._waiting.add(change)
+                await change
         finally:
             timer.cancel()
 
-
-def _settle(done: "asyncio.Future[None]") -> None:
-    if not done.done():
-        done.set_result(None)
+    def _wake(self) -> None:
+        for change in self._waiting:
+            if not change.done():
+                change.set_result(None)
+        self._waiting.clear()
