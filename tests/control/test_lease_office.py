@@ -198,7 +198,7 @@ async def test_after_a_crash_of_the_office_everything_lent_is_in_doubt(store: Fa
     after = Office(store, clock)
     await after.open()
     assert after.in_doubt() == ("w1",)
-    assert await line(after, MONEY) == MeterState(MONEY.id, Dimension.MONEY, None, 0, 0, 500, 0)
+    assert await line(after, MONEY) == MeterState(MONEY.id, Dimension.MONEY, None, 100, 0, 500, 0)
     refused = await after.acquire("w2", exactly(MONEY, 401))
     assert (refused.refused, refused.remaining) == (0, (400,))
     await after.incarnation_settled("w1")

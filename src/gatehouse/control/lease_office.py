@@ -50,6 +50,7 @@ class Office:
             meter = self._money(row.meter)
             meter.leases[row.incarnation] = MoneyLease(row)
             self._ended.add(row.incarnation)
+        await self._read_totals("", [meter for meter in self._meters.values() if isinstance(meter, MoneyMeter)])
 
     # -- workers -----------------------------------------------------------------------------------------------
 
@@ -148,6 +149,7 @@ class Office:
         return tuple(
             meter.state(ended) if isinstance(meter, MoneyMeter) else meter.state(now) if isinstance(meter, WindowMeter) else meter.state()
             for meter in self._meters.values()
+            if not isinstance(meter, MoneyMeter) or meter.spent is not None
         )
 
     def in_doubt(self) -> tuple[str, ...]:
