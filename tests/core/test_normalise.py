@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatehouse.core.normalise import Features, Normaliser, features, hidden_spans
@@ -53,6 +53,7 @@ def test_folds(text: str, canonical: str) -> None:
     assert NORMALISER.fold(text) == canonical
 
 
+@settings(deadline=None)
 @given(ANY_TEXT)
 def test_folding_twice_changes_nothing(text: str) -> None:
     """The canonical view of a canonical view is itself, whatever the text, lone surrogates included."""
@@ -60,6 +61,7 @@ def test_folding_twice_changes_nothing(text: str) -> None:
     assert NORMALISER.fold(folded) == folded
 
 
+@settings(deadline=None)
 @given(ANY_TEXT)
 def test_composed_or_not_is_the_same(text: str) -> None:
     """A text and its decomposed form have one canonical view (Hangul, which folds to itself, aside)."""
@@ -67,12 +69,14 @@ def test_composed_or_not_is_the_same(text: str) -> None:
         assert NORMALISER.fold(unicodedata.normalize("NFD", text)) == NORMALISER.fold(text)
 
 
+@settings(deadline=None)
 @given(st.lists(ANY_TEXT, max_size=5))
 def test_pieces_fold_like_the_whole(pieces: list[str]) -> None:
     """The fold of a text is the sum of the folds of its pieces, so a stream reads what a whole text would."""
     assert "".join(map(NORMALISER.fold, pieces)) == NORMALISER.fold("".join(pieces))
 
 
+@settings(deadline=None)
 @given(ANY_TEXT)
 def test_offsets_lead_back(text: str) -> None:
     """Each canonical character knows the character it came from; origins never fall, and a fold is at most 18 times as long."""

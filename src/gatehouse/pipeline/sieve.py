@@ -64,7 +64,7 @@ class Sieve:
         self._window = ""
         self._before = ""
         # Found but not final. Kept, because what led to a finding (`password = `) may be decided and gone before it is.
-        self._growing: list[Spot] = []
+        self._growing: dict[tuple[str, int], Spot] = {}
         # The folded view of the window, None while it is the window itself, and where its characters come from (absolute).
         self._folded: str | None = None
         self._origins: list[int] = []
@@ -124,7 +124,7 @@ class Sieve:
             spots += more
             limit = min(limit, other)
         if spots or self._growing:
-            limit = self._settle(list({*spots, *self._growing}), limit)
+            limit = self._settle([*self._growing.values(), *spots], limit)
         if limit > start:
             self._release(limit)
         if len(self._window) > _LARGEST_WINDOW:
@@ -148,7 +148,8 @@ class Sieve:
             if spot.end <= limit:
                 break
             limit = min(limit, spot.start)
-        self._growing = [spot for spot in spots if spot.end > limit]
+        # A finding only grows: the last word on each is the longest.
+        self._growing = {(spot.rule, spot.start): spot for spot in sorted(spots, key=_end) if spot.end > limit}
         final = [spot for spot in spots if spot.end <= limit]
         self.spots += merged(spot for spot in final if spot.rule not in self._quiet)
         for spot in sorted(final, key=_order):
@@ -216,3 +217,7 @@ def merged(spots: Iterable[Spot]) -> list[Spot]:
 
 def _order(spot: Spot) -> tuple[int, int, str]:
     return spot.start, -spot.end, spot.rule
+
+
+def _end(spot: Spot) -> int:
+    return spot.end

@@ -44,13 +44,42 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 def rules() -> tuple[Rule, ...]:
     """All of them. Where two find the same text, the one that begins first, then the longer, gives its name."""
-    block = _pem_block()
+    return _of_clouds() + _of_code_hosts() + _of_models() + _of_services() + _of_anybody()
+
+
+def _of_clouds() -> tuple[Rule, ...]:
+    """Cloud providers."""
     return (
         Rule(
             id="aws-access-key",
             description="AWS access key id, long-term or temporary",
             secret=seq(either(lit("AKIA"), lit("ASIA"), lit("ABIA"), lit("ACCA")), run("0-9A-Z", 16)),
         ),
+        Rule(
+            id="google-api-key",
+            description="Google API key",
+            secret=seq(lit("AIza"), run(_URL, 35)),
+        ),
+        Rule(
+            id="gcp-service-account",
+            description="private key inside a Google Cloud service account file",
+            lead=seq(lit("private_key"), run('"\\\\'), run(" "), lit(":"), run(" "), run('"\\\\')),
+            secret=_pem_block(),
+            longest=8192,
+            hint='private_key["\\\\ :]+-----BEGIN [0-9A-Z ]*PRIVATE KEY',
+        ),
+        Rule(
+            id="azure-storage-key",
+            description="account key of an Azure storage connection string",
+            lead=lit("AccountKey="),
+            secret=run(_BASE64, 86),
+        ),
+    )
+
+
+def _of_code_hosts() -> tuple[Rule, ...]:
+    """Code hosts and package registries."""
+    return (
         Rule(
             id="github-token",
             description="GitHub personal, OAuth, app and refresh tokens",
@@ -64,6 +93,46 @@ def rules() -> tuple[Rule, ...]:
             description="GitLab personal access token",
             secret=seq(lit("glpat-"), run(_URL, 20)),
         ),
+        Rule(
+            id="npm-token",
+            description="npm access token",
+            secret=seq(lit("npm_"), run(_ALNUM, 36)),
+        ),
+        Rule(
+            id="pypi-token",
+            description="PyPI upload token",
+            secret=seq(lit("pypi-AgE"), run(_URL, 50)),
+        ),
+    )
+
+
+def _of_models() -> tuple[Rule, ...]:
+    """Model providers and this gateway."""
+    return (
+        Rule(
+            id="openai-key",
+            description="OpenAI project, service account, admin and classic keys",
+            secret=seq(
+                lit("sk-"),
+                either(seq(either(lit("proj"), lit("svcacct"), lit("admin")), lit("-"), run(_URL, 40)), run(_ALNUM, 40)),
+            ),
+        ),
+        Rule(
+            id="anthropic-key",
+            description="Anthropic API and admin keys",
+            secret=seq(lit("sk-ant-"), run(_URL, 32)),
+        ),
+        Rule(
+            id="gatehouse-key",
+            description="a key of this gateway",
+            secret=seq(lit("gh_live_"), run(_ALNUM, 8), lit("_"), run(_ALNUM, 30)),
+        ),
+    )
+
+
+def _of_services() -> tuple[Rule, ...]:
+    """Messages and payments."""
+    return (
         Rule(
             id="slack-token",
             description="Slack bot, user, app and configuration tokens",
@@ -80,36 +149,16 @@ def rules() -> tuple[Rule, ...]:
             description="Stripe secret or restricted key of a live account",
             secret=seq(either(lit("sk"), lit("rk")), lit("_live_"), run(_ALNUM, 20)),
         ),
-        Rule(
-            id="openai-key",
-            description="OpenAI project, service account, admin and classic keys",
-            secret=seq(
-                lit("sk-"),
-                either(seq(either(lit("proj"), lit("svcacct"), lit("admin")), lit("-"), run(_URL, 40)), run(_ALNUM, 40)),
-            ),
-        ),
-        Rule(
-            id="anthropic-key",
-            description="Anthropic API and admin keys",
-            secret=seq(lit("sk-ant-"), run(_URL, 32)),
-        ),
-        Rule(
-            id="google-api-key",
-            description="Google API key",
-            secret=seq(lit("AIza"), run(_URL, 35)),
-        ),
-        Rule(
-            id="gcp-service-account",
-            description="private key inside a Google Cloud service account file",
-            lead=seq(lit("private_key"), run('"\\\\'), run(" "), lit(":"), run(" "), run('"\\\\')),
-            secret=block,
-            longest=8192,
-            hint='private_key["\\\\ :]+-----BEGIN [0-9A-Z ]*PRIVATE KEY',
-        ),
+    )
+
+
+def _of_anybody() -> tuple[Rule, ...]:
+    """Formats that everybody uses."""
+    return (
         Rule(
             id="private-key",
             description="private key in PEM or OpenPGP armour",
-            secret=block,
+            secret=_pem_block(),
             longest=8192,
             anywhere=True,
             hint="-----BEGIN [0-9A-Z ]*PRIVATE KEY",
@@ -119,27 +168,6 @@ def rules() -> tuple[Rule, ...]:
             description="signed JSON Web Token",
             secret=seq(lit("eyJ"), run(_URL, 10), lit(".eyJ"), run(_URL, 10), lit("."), run(_URL, 20)),
             longest=8192,
-        ),
-        Rule(
-            id="gatehouse-key",
-            description="a key of this gateway",
-            secret=seq(lit("gh_live_"), run(_ALNUM, 8), lit("_"), run(_ALNUM, 30)),
-        ),
-        Rule(
-            id="npm-token",
-            description="npm access token",
-            secret=seq(lit("npm_"), run(_ALNUM, 36)),
-        ),
-        Rule(
-            id="pypi-token",
-            description="PyPI upload token",
-            secret=seq(lit("pypi-AgE"), run(_URL, 50)),
-        ),
-        Rule(
-            id="azure-storage-key",
-            description="account key of an Azure storage connection string",
-            lead=lit("AccountKey="),
-            secret=run(_BASE64, 86),
         ),
         Rule(
             id="password-assignment",

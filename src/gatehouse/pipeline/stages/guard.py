@@ -27,6 +27,8 @@ FAULT_FLAG: Final = "guard:fault"
 """The guard could not do its work and the policy was to flag."""
 _PIECE: Final = 16_384
 """Characters read at a stretch, a quarter of it when they must be folded; between two pieces everybody else has a turn."""
+_PER_TEXT: Final = 256
+"""What beginning a text costs, in characters of reading."""
 _SELECTORS: Final = "\ufe00"
 """Where the characters begin that hide messages in runs: a piece never ends inside one."""
 
@@ -137,8 +139,13 @@ class Guard:
 
     async def _act(self, x: Exchange, call: Call, action: Action) -> None:
         changes = {}
+        unbroken = 0
         for place, text in texts.located(call):
             spots = await self._spots(x, text)
+            unbroken += len(text) + _PER_TEXT
+            if unbroken > _PIECE:
+                unbroken = 0
+                await self._clock.sleep(0)
             if not spots:
                 continue
             if action == "block":
