@@ -247,14 +247,14 @@ class _Reply:
 
 def _fields(x: Exchange, cost: str | None) -> bytes:
     """The header lines an exchange's answer carries."""
-    fields = {"x-gatehouse-request-id": x.request_id, "x-gatehouse-cache": x.cache}
-    if x.target is not None:
-        fields["x-gatehouse-target"] = x.target.id
+    # Id, cache and cost are our own words; what configuration and stages say is looked at before it becomes a line.
+    lines = f"x-gatehouse-request-id: {x.request_id}\r\nx-gatehouse-cache: {x.cache}\r\n".encode()
     if cost is not None:
-        fields["x-gatehouse-cost-usd"] = cost
-    if x.headers:
-        fields.update(x.headers)
-    return response.field_lines(fields)
+        lines += b"x-gatehouse-cost-usd: %b\r\n" % cost.encode()
+    if x.target is None and not x.headers:
+        return lines
+    fields = {} if x.target is None else {"x-gatehouse-target": x.target.id}
+    return lines + response.field_lines(fields | x.headers)
 
 
 def _advice(status: int, error: GatehouseError) -> dict[str, str]:
