@@ -51,6 +51,9 @@ class FakeBooks:
         self.log = log
         self.broken = False
 
+    async def commit(self, x: Exchange) -> None:
+        x.commitment = b"c"
+
     def opened(self, x: Exchange, target: Target) -> None:
         if self.broken:
             raise Unavailable("The journal cannot be written.")

@@ -3,11 +3,11 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+import pytest_asyncio
 
 from gatehouse.testing.upstream import FakeUpstream, completion, endless, silence, story, stream, streamed, usage_of
 from tests.served.whole import Server, serving
@@ -30,15 +30,25 @@ models:
 """
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def provider() -> AsyncIterator[FakeUpstream]:
     async with FakeUpstream() as running:
         yield running
 
 
-@pytest.fixture
-async def server(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Server]:
-    async with serving(tmp_path / "data", CONFIG.format(url=upstream.url)) as running:
+@pytest_asyncio.fixture(loop_scope="module")
+async def upstream(provider: FakeUpstream) -> FakeUpstream:
+    provider.drop()  # idle connections of the test before
+    provider.will(completion())
+    return provider
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory, provider: FakeUpstream) -> AsyncIterator[Server]:
+    async with serving(tmp_path_factory.mktemp("whole") / "data", CONFIG.format(url=provider.url)) as running:
         yield running
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
 from gatehouse.compose.launch import engine_command, engine_specs, worker_command
+from gatehouse.core.errors import Unavailable
 from gatehouse.operator_file import SettingsError, load
 from gatehouse.processes.engine_hosts import EngineHosts
 from gatehouse.processes.steward import Steward
@@ -175,13 +176,20 @@ class Server:
         # Engines load and workers import at once; the steward's own imports and the database come meanwhile.
         engines.want(engine_specs(self._settings))
         await steward.start(self._settings.workers)
+        from gatehouse.adapters.storage._schema import SchemaRefused
+        from gatehouse.adapters.vault.root import RootKeyRefused
         from gatehouse.compose.steward import StewardParts
 
         parts: StewardParts | None = None
         try:
-            parts = await StewardParts.open(
-                self._settings, self._environment, self._data_dir, steward, engines, self._clock, self._rng, self._spawn
-            )
+            try:
+                parts = await StewardParts.open(
+                    self._settings, self._environment, self._data_dir, steward, engines, self._clock, self._rng, self._spawn
+                )
+            except (SchemaRefused, RootKeyRefused, ValueError) as error:
+                raise StartError(str(error)) from None
+            except Unavailable as error:
+                raise StartError(f"the database cannot be used: {error.detail or error.message}") from None
             await parts.serve_admin(self._admin_socket)
             problems = await parts.configure(self._settings)
             if problems or not await steward.ready(READY_SECONDS):
@@ -220,10 +228,6 @@ class Server:
             logger.warning("the admin port %s is not on loopback: anybody who reaches it may try keys", admin_url)
         first_key = await parts.first_key()
         key_file = self._data_dir / "admin.key"
-        if first_key is not None:
-            descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(first_key + "\n")
         seconds = time.monotonic() - self._started
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"[bold green]Gatehouse is ready[/] after {seconds:.1f} s: {url}  (admin: {admin_url}, data: {self._data_dir})")

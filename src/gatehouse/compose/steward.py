@@ -53,6 +53,8 @@ logger = logging.getLogger("gatehouse.steward")
 
 ENGINE_SECONDS = 5.0
 """How often embedded models are asked how they are."""
+KEY_FILE = "admin.key"
+"""Where the operator of this machine finds the administrator's key, readable by its owner only."""
 
 
 class _AdminServer(uvicorn.Server):
@@ -163,8 +165,7 @@ class StewardParts:
         self._prices = SqlPriceBook(database.run)
         self.keys = KeyAdministration(store, self._checker, self.log, self._key_changed, clock, rng)
         self._rng = rng
-        # What a dead process left behind is settled before anybody can spend again.
-        await self.drain.drain_now()
+        # What a dead process left behind stays in doubt, and counts, until the drain has been through it.
         self.steward.equip(
             Parts(
                 office=self.office,
@@ -176,13 +177,21 @@ class StewardParts:
                 register=books.register,
             )
         )
-        await self._first_start(database)
+        await self._first_start(database, data_dir / KEY_FILE)
 
-    async def _first_start(self, database: Database) -> None:
-        """A new installation gets one administrator's key, which may also call models so that the first call is one command away."""
+    async def _first_start(self, database: Database, key_file: Path) -> None:
+        """A new installation gets one administrator's key, which may also call models so that the first call is one command away.
+
+        The key is in its file before the database remembers that it was made: a crash between the two makes another one.
+        """
         if await database.read(lambda connection: fact(connection, FIRST_KEY)) is not None:
             return
         minted = await self.keys.create(system_principal(), KeySpec(name="administrator", roles=("admin", "developer")))
+        descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(minted.key + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         await database.run(lambda connection: keep_fact(connection, FIRST_KEY, minted.stored.id))
         self.first = minted.key
 

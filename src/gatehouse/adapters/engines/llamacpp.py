@@ -181,7 +181,12 @@ def _usage(said: dict[str, Any] | None) -> Usage | None:
 
 def _chunk(message: dict[str, Any]) -> Chunk:
     choices = tuple(
-        ChoiceDelta(text=choice["delta"].get("content") or "", finish=_finish(choice.get("finish_reason"))) for choice in message["choices"]
+        ChoiceDelta(
+            text=choice["delta"].get("content") or "",
+            finish=_finish(choice.get("finish_reason")),
+            begins="role" in choice["delta"],
+        )
+        for choice in message["choices"]
     )
     return Chunk(choices, id=message.get("id", ""), created=message.get("created", 0), usage=_usage(message.get("usage")))
 

@@ -39,6 +39,9 @@ _STARTED: Final = Chunk()
 class Books(Protocol):
     """What Dispatch needs of whoever keeps the journal."""
 
+    async def commit(self, x: Exchange) -> None:
+        """Make the commitment of a large call beside the loop, before `opened` needs it."""
+
     def opened(self, x: Exchange, target: Target) -> None:
         """Write that an attempt at `target` begins: `x.attempts`, `x.target` and `x.opened` say so too."""
 
@@ -149,6 +152,8 @@ class Dispatch:
         run.model = model = self._models[target.provider]
         run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", target.deadlines)
         self._tally.gauge("gatehouse_target_running", (target.id,), 1)
+        if not x.commitment:
+            await self._books.commit(x)
         self._books.opened(x, target)
         if plan.strict_audit:
             await self._books.durable()
