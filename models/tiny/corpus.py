@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import clauses
 import phrases
 import talk
+import ticket_parts
 import tickets
 
 TEMPLATE = (
@@ -59,7 +60,7 @@ def _trouble(rng: random.Random, category: str) -> str:
     """A training sentence about the trouble: two thirds whole templates, one third a thing in a frame that fits any category."""
     if rng.random() < 0.65:
         return rng.choice(tickets.TRAINING[category])
-    frame, thing = rng.choice(tickets.FRAMES), rng.choice(tickets.THINGS[category])
+    frame, thing = rng.choice(ticket_parts.FRAMES), rng.choice(ticket_parts.THINGS[category])
     text = frame.replace("{thing}", thing)
     return text[0].upper() + text[1:]
 
@@ -69,15 +70,15 @@ def ticket(rng: random.Random, held_out: bool = False, category: str = "", templ
     category = category or rng.choice(tickets.CATEGORIES)
     source = tickets.HELD_OUT if held_out else tickets.TRAINING
     body = phrases.spell(template or (rng.choice(source[category]) if held_out else _trouble(rng, category)), rng)
-    openings = tickets.HELD_OPENINGS if held_out else tickets.OPENINGS
-    closings = tickets.HELD_CLOSINGS if held_out else tickets.CLOSINGS
+    openings = ticket_parts.HELD_OPENINGS if held_out else ticket_parts.OPENINGS
+    closings = ticket_parts.HELD_CLOSINGS if held_out else ticket_parts.CLOSINGS
     urgency = rng.choices(("normal", "high", "low"), (0.5, 0.3, 0.2))[0]
     parts = [body]
     if rng.random() < 0.15 and not held_out:
         parts.append(phrases.spell(_trouble(rng, category), rng))
     pressing = {
-        "high": tickets.HELD_URGENT if held_out else tickets.URGENT,
-        "low": tickets.HELD_RELAXED if held_out else tickets.RELAXED,
+        "high": ticket_parts.HELD_URGENT if held_out else ticket_parts.URGENT,
+        "low": ticket_parts.HELD_RELAXED if held_out else ticket_parts.RELAXED,
     }
     if urgency in pressing:
         parts.insert(rng.choice((0, len(parts), len(parts))), rng.choice(pressing[urgency]))
@@ -195,7 +196,7 @@ def _ask(template: str, names: tuple[str, ...], rng: random.Random) -> str:
 
 def _ticket_answer(mode: str, item: Ticket, rng: random.Random) -> str:
     """The right answer to a ticket in a mode; `plain` is a ticket without any instruction."""
-    reply = rng.choice(tickets.REPLIES[item.category])
+    reply = rng.choice(ticket_parts.REPLIES[item.category])
     article = "an" if item.category[0] in "aeiou" else "a"
     if mode == "json":
         return json.dumps({"category": item.category, "urgency": item.urgency})
@@ -367,7 +368,7 @@ def held_out_talk(rng: random.Random, each: int) -> list[Question]:
 def known_words() -> frozenset[str]:
     """Every word that a right answer may hold; a word outside it is a slip of the model."""
     texts = [text for _, answers in talk.TRAINING.values() for text in answers]
-    texts += [*talk.DECLINE, *(text for texts in tickets.REPLIES.values() for text in texts)]
+    texts += [*talk.DECLINE, *(text for texts in ticket_parts.REPLIES.values() for text in texts)]
     texts += [_clause_answer("sentence", name) for name in clauses.OBLIGATIONS]
     texts += [f"This is a an {name} ticket with low normal high urgency." for name in tickets.CATEGORIES]
     return frozenset("".join(c if c.isalpha() else " " for c in " ".join(texts).lower()).split())

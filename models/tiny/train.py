@@ -3,7 +3,7 @@
     python models/tiny/train.py [--steps N] [--peak RATE] [--start DIR] [--threads N] [--out DIR] [--gguf FILE]
 
 No downloads: the text comes from `corpus.py`, the tokenizer is learned from it. One seed fixes data, tokenizer and start weights;
-`--start` goes on from a kept original and its tokenizer instead of from nothing. On one machine a run repeats itself exactly;
+`--start` goes on from a kept original and its tokenizer instead of from nothing. Runs repeat on one machine;
 the last bits of the weights may differ between processors, because their matrix kernels add in different orders.
 """
 

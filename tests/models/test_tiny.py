@@ -99,7 +99,7 @@ def corpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The module that writes the training text, imported as the training script imports it."""
     monkeypatch.syspath_prepend(str(SOURCE))
     yield importlib.import_module("corpus")
-    for name in ("corpus", "clauses", "phrases", "talk", "tickets"):
+    for name in ("corpus", "clauses", "phrases", "talk", "ticket_parts", "tickets"):
         sys.modules.pop(name, None)
 
 
