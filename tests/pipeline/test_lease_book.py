@@ -234,6 +234,45 @@ async def test_tokens_of_a_very_long_call_free_nothing(world: World) -> None:
     assert world.live() == {"tokens": 700}
 
 
+async def test_tokens_of_an_older_grant_are_not_renewed(world: World) -> None:
+    """They go back to the office under their own stamp; handed out again from here they would be used after they ceased to count."""
+    book, _ = world.worker()
+    account = book.open(meters(tokens=100_000)[1:2])
+    old = await held(book, account, 900)
+    world.clock.advance(20)
+    await held(book, account, 10)
+    before = account.pools[0].balance
+    book.settle(old, 0, 0)
+    assert (before > 0, account.pools[0].balance) == (True, before)
+    book.tick()
+    book.shut()
+    assert world.live() == {"tokens": 10}
+
+
+async def test_grants_of_two_moments_do_not_mix(world: World) -> None:
+    """Two accounts draw on one window: what the first grant left goes home when the second comes."""
+    book, line = world.worker()
+    team = meters(subject="team:t", tokens=100_000)[1:2]
+    one, two = book.open(team), book.open(team)
+    line.prompt = False
+    world.clock.advance(0.7)
+    calls = [asyncio.ensure_future(held(book, account, 10)) for account in (one, two)]
+    await settle_loop()
+    await line.deliver()
+    await settle_loop()
+    world.clock.advance(0.5)
+    await line.deliver()
+    (first,), (second,) = await asyncio.gather(*calls)
+    assert second.stamp == first.stamp + 1
+    taken: list[Hold] = []
+    while (more := book.take(one, (1,))) is not None:
+        taken += more
+    assert {hold.stamp for hold in taken} == {second.stamp}
+    book.shut()
+    await line.deliver_all()
+    assert world.live() == {"tokens": 20 + len(taken)}
+
+
 async def test_near_the_cap_each_hold_is_its_own_lease(world: World) -> None:
     """Exactly what is needed is lent, and whatever comes back goes home without waiting for a tick."""
     book, _ = world.worker()
