@@ -101,7 +101,8 @@ class WorkerPlane:
         rng = SystemRng()
         self._settings = settings
         self._environment = read_environment()
-        self._version = message.version
+        self._policy = ""
+        """Configuration and rule pack that decide now; in every record."""
         self._tally = ProcessTally()
         self._threads = ThreadPoolExecutor(1, "offload")
         self._journal = JournalWriter.open(data_dir / "journals", incarnation)
@@ -110,11 +111,12 @@ class WorkerPlane:
         self._keys = KeyCache(client.fetch_key, clock, spawn)
         self._book = LeaseBook(client, clock, spawn)
         self._tls: Tls | None = None
+        scanner = SecretScanner()
+        self._pack = scanner.version
         names = tuple(stage.name for stage in ORDER)
         books = Bookkeeper(
-            self._journal, clock, self._tally, Commitments(message.keys.commitment), lambda: self._version, names, self._offload
+            self._journal, clock, self._tally, Commitments(message.keys.commitment), lambda: self._policy, names, self._offload
         )
-        scanner = SecretScanner()
         guard = Guard(scanner, clock, flag_only=scanner.flag_only)
         self.runner = Runner(
             in_order(
@@ -198,7 +200,7 @@ class WorkerPlane:
         left = self._models.replace(wanted)
         self._table.replace(message.plans)
         self._settings = settings
-        self._version = message.version
+        self._policy = f"{message.version}/{self._pack}"
         return left
 
     def _provider(self, settings: ProviderSettings) -> OpenAIModel:

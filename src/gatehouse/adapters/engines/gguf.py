@@ -14,6 +14,11 @@ VERSIONS: Final = (2, 3)
 MOST_ENTRIES: Final = 100_000
 LONGEST_STRING: Final = 64 * 1024 * 1024
 _SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_TOKENS: Final = "tokenizer.ggml.tokens"
+_KINDS: Final = "tokenizer.ggml.token_type"
+_KEPT: Final = frozenset({_TOKENS, _KINDS})
+_SPECIAL: Final = (3, 4)
+"""Token types: control, and defined by the user; llama.cpp reads both in a template's text."""
 _STRING: Final = 8
 _ARRAY: Final = 9
 _FORMATS: Final = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -32,6 +37,8 @@ class Header(msgspec.Struct, frozen=True):
     tensors: int
     size: int
     """Bytes of the file."""
+    control: tuple[str, ...] = ()
+    """The vocabulary's control tokens as they are written: in a caller's text they must stay text."""
 
 
 class _Reader:
@@ -63,28 +70,34 @@ class _Reader:
     def text(self) -> str:
         return self.take(self.length()).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> object:
-        """A scalar or a string; an array is skipped and None."""
+    def value(self, kind: int, *, keep: bool) -> object:
+        """A scalar or a string; an array only when it is to be kept, else it is skipped and None."""
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
-            self.array()
-            return None
+            return self.array(keep=keep)
         if kind not in _SIZES:
             raise ModelFileRefused("the header has a value of an unknown type: the file is damaged")
         return struct.unpack(_FORMATS[kind], self.take(_SIZES[kind]))[0]
 
-    def array(self) -> None:
+    def array(self, *, keep: bool) -> list[object] | None:
         kind, count = self.number("<I"), self.number("<Q")
+        if kind != _STRING and kind not in _SIZES:
+            raise ModelFileRefused("the header has an array of an unknown type: the file is damaged")
+        if count > LONGEST_STRING:
+            raise ModelFileRefused("the header has an array of a senseless length: the file is damaged")
         if kind == _STRING:
-            if count > LONGEST_STRING:
-                raise ModelFileRefused("the header has an array of a senseless length: the file is damaged")
+            if keep:
+                return [self.text() for _ in range(count)]
             for _ in range(count):
                 self.skip(self.length())
-        elif kind in _SIZES:
-            self.skip(_SIZES[kind] * count)
+        elif keep:
+            size = _SIZES[kind]
+            data = self.take(size * count)
+            return [struct.unpack_from(_FORMATS[kind], data, place)[0] for place in range(0, size * count, size)]
         else:
-            raise ModelFileRefused("the header has an array of an unknown type: the file is damaged")
+            self.skip(_SIZES[kind] * count)
+        return None
 
 
 def read_header(path: Path) -> Header:
@@ -116,7 +129,7 @@ def _parse(file: BinaryIO, size: int) -> Header:
     facts: dict[str, object] = {}
     for _ in range(entries):
         key = reader.text()
-        value = reader.value(reader.number("<I"))
+        value = reader.value(reader.number("<I"), keep=key in _KEPT)
         if value is not None:
             facts[key] = value
     architecture = facts.get("general.architecture")
@@ -126,7 +139,15 @@ def _parse(file: BinaryIO, size: int) -> Header:
     if not isinstance(context, int) or context < 1:
         raise ModelFileRefused("the header tells no context length")
     _check_tensors(reader, tensors, size, facts)
-    return Header(architecture, str(facts.get("general.name") or ""), context, tensors, size)
+    return Header(architecture, str(facts.get("general.name") or ""), context, tensors, size, _control(facts))
+
+
+def _control(facts: dict[str, object]) -> tuple[str, ...]:
+    tokens, kinds = facts.get(_TOKENS), facts.get(_KINDS)
+    if not isinstance(tokens, list) or not isinstance(kinds, list) or len(tokens) != len(kinds):
+        return ()
+    found = {str(token) for token, kind in zip(tokens, kinds, strict=True) if kind in _SPECIAL and len(str(token)) > 1}
+    return tuple(sorted(found, key=len, reverse=True))
 
 
 def _check_tensors(reader: _Reader, tensors: int, size: int, facts: dict[str, object]) -> None:

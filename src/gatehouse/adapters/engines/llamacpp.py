@@ -7,6 +7,7 @@ the answer is complete or the callback says that nobody wants it any more.
 
 import http.client
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -43,6 +44,7 @@ class LlamaEngine:
         self.slots = slots or DEFAULT_SLOTS
         self.context = min(context or LARGEST_CONTEXT, self.header.context_length)
         self.name = path.stem
+        self._control = re.compile("|".join(re.escape(token) for token in self.header.control)) if self.header.control else None
         self._folder = tempfile.TemporaryDirectory(prefix="gatehouse-engine-")
         self._socket = f"{self._folder.name}/e.sock"
         self._key = secrets.token_hex(24)
@@ -100,13 +102,13 @@ class LlamaEngine:
                 return True
             return on_event(_chunk(message) if call.stream else _answer(message))
 
-        self._server.handle_chat_completions(_request(call), heard)
+        self._server.handle_chat_completions(self._request(call), heard)
         if refused:
             raise _refusal(refused[0])
 
     def count(self, call: Call) -> int:
         """Exact tokens of the prompt, template included. Blocks for a moment."""
-        prompt = self._inside("/apply-template", {"messages": [_message(message) for message in call.messages]})["prompt"]
+        prompt = self._inside("/apply-template", {"messages": [self._message(message) for message in call.messages]})["prompt"]
         return len(self._inside("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
 
     def _inside(self, path: str, body: dict[str, Any]) -> Any:
@@ -122,6 +124,41 @@ class LlamaEngine:
             raise EngineRefused("engine_failed", "The embedded model cannot read this prompt.", caller_fault=response.status == 400)
         return msgspec.json.decode(content)
 
+    def _request(self, call: Call) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "messages": [self._message(message) for message in call.messages],
+            "stream": call.stream,
+            # A prefix kept from another tenant's prompt would tell by its speed that it was asked before (CVE-2025-46570).
+            "cache_prompt": False,
+        }
+        if call.stream:
+            request["stream_options"] = {"include_usage": True}
+        for field in ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logit_bias"):
+            value = getattr(call, field)
+            if value is not None:
+                request[field] = value
+        if call.stop:
+            request["stop"] = list(call.stop)
+        form = call.response_format
+        if form is not None and form.kind == "json_object":
+            request["response_format"] = {"type": "json_object"}
+        elif form is not None and form.kind == "json_schema":
+            request["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": form.name or "answer", "schema": form.schema or {}},
+            }
+        return request
+
+    def _message(self, message: Message) -> dict[str, Any]:
+        content = message.content
+        if isinstance(content, tuple):
+            content = "".join(part.text for part in content if isinstance(part, TextPart))
+        text = content or ""
+        if self._control is not None:
+            # A word joiner behind its first character: what looked like a control token is text that only looks like one.
+            text = self._control.sub(lambda found: f"{found[0][0]}\u2060{found[0][1:]}", text)
+        return {"role": "system" if message.role == "developer" else message.role, "content": text}
+
     def close(self) -> None:
         """Remove what lies in the file system; the process ends with the engine in it."""
         self._folder.cleanup()
@@ -136,37 +173,6 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
-
-
-def _request(call: Call) -> dict[str, Any]:
-    request: dict[str, Any] = {
-        "messages": [_message(message) for message in call.messages],
-        "stream": call.stream,
-        # A prefix kept from another tenant's prompt would tell by its speed that it was asked before (CVE-2025-46570).
-        "cache_prompt": False,
-    }
-    if call.stream:
-        request["stream_options"] = {"include_usage": True}
-    for field in ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logit_bias"):
-        value = getattr(call, field)
-        if value is not None:
-            request[field] = value
-    if call.stop:
-        request["stop"] = list(call.stop)
-    form = call.response_format
-    if form is not None and form.kind == "json_object":
-        request["response_format"] = {"type": "json_object"}
-    elif form is not None and form.kind == "json_schema":
-        request["response_format"] = {"type": "json_schema", "json_schema": {"name": form.name or "answer", "schema": form.schema or {}}}
-    return request
-
-
-def _message(message: Message) -> dict[str, Any]:
-    content = message.content
-    if isinstance(content, tuple):
-        content = "".join(part.text for part in content if isinstance(part, TextPart))
-    role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": content or ""}
 
 
 def _finish(reason: str | None) -> FinishReason | None:
