@@ -1,0 +1,106 @@
+"""The front of the client: one origin, requests in, replies out.
+
+Redirects are not followed, nothing of a caller's request but its body goes out, and a request is sent a second time only
+when it is certain that the first copy was never read to its end.
+"""
+
+from typing import Final
+
+import msgspec
+
+from gatehouse.adapters.providers._http.connection import Request
+from gatehouse.adapters.providers._http.dialing import Dialler
+from gatehouse.adapters.providers._http.origin import BaseUrl, Credentials, check_header
+from gatehouse.adapters.providers._http.pool import Pool, PoolOptions
+from gatehouse.adapters.providers._http.reply import Reply
+from gatehouse.adapters.providers._http.tunnel import ProxyServer
+from gatehouse.core.ports import Attempt
+from gatehouse.core.secrets import Secret
+
+_MAX_ANSWER: Final = 32 * 1024 * 1024
+
+
+class HttpOptions(msgspec.Struct, frozen=True):
+    """`label` names the provider in logs. `headers` go out with each request. `max_answer` bounds a whole answer in bytes."""
+
+    label: str
+    base: BaseUrl
+    credentials: Credentials | None = None
+    headers: dict[str, Secret] = {}
+    plaintext: bool = False
+    ca_bundle: str | None = None
+    proxy: ProxyServer | None = None
+    pool: PoolOptions = PoolOptions()
+    max_answer: int = _MAX_ANSWER
+
+
+class HttpClient:
+    """Sends requests to one origin."""
+
+    def __init__(self, options: HttpOptions) -> None:
+        self._options = options
+        dialler = Dialler(
+            options.base.origin,
+            label=options.label,
+            ca_bundle=options.ca_bundle,
+            proxy=options.proxy,
+            plaintext=options.plaintext,
+        )
+        self.pool = Pool(dialler, options.pool, label=options.label)
+        fixed = [check_header(name, value.reveal()) for name, value in options.headers.items()]
+        if options.credentials is not None:
+            fixed.append(options.credentials.header_for(options.base.origin))
+        self._fixed = b"".join(b"%b: %b\r\n" % header for header in fixed)
+
+    def __repr__(self) -> str:
+        return f"HttpClient({self._options.label}, {self._options.base.origin.authority})"
+
+    def prefix(self, method: str, path: str, *, accept: str) -> bytes:
+        """The part of a request's head that is the same each time; it holds the credentials, so it belongs in no log."""
+        base = self._options.base
+        line = f"{method} {base.path}{path} HTTP/1.1\r\nhost: {base.origin.authority}\r\n".encode()
+        manners = b"user-agent: gatehouse\r\naccept: %b\r\naccept-encoding: identity\r\n" % accept.encode()
+        kind = b"content-type: application/json\r\n" if method == "POST" else b""
+        return line + manners + kind + self._fixed
+
+    async def send(self, prefix: bytes, body: bytes, attempt: Attempt, *, streams: bool, first_byte: float) -> Reply:
+        """Send a request and return its reply as soon as it is whole or, when it `streams`, has its first bytes.
+
+        Cancelling closes the connection at once. Whoever got a reply calls its `abandon` on every exit.
+
+        Raises:
+            UpstreamFailed: no connection, no answer in time, or none that is proper HTTP.
+        """
+        request_id = attempt.request_id
+        if not (request_id.isascii() and request_id.isprintable()):
+            raise ValueError("a request id must be printable ASCII")
+        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prefix, request_id.encode(), len(body))
+        deadlines = attempt.deadlines
+        request = Request(head, body, first_byte, deadlines)
+        connection = self.pool.at_hand()
+        if connection is None:
+            connection = await self.pool.acquire(deadlines.connect)
+        attempt.sent = True
+        reply = Reply(streams=streams, limit=self._options.max_answer)
+        connection.begin(reply, request)
+        try:
+            await reply.ready()
+        except BaseException:
+            reply.abandon()
+            if not reply.stale:
+                raise
+        else:
+            return reply
+        connection = await self.pool.acquire(deadlines.connect, fresh=True)
+        reply = Reply(streams=streams, limit=self._options.max_answer)
+        connection.begin(reply, request)
+        try:
+            await reply.ready()
+        except BaseException:
+            reply.abandon()
+            raise
+        return reply
+
+    async def close(self) -> None:
+        """Close every connection, those in use too."""
+        self.pool.close()

@@ -1,0 +1,198 @@
+"""The answer to one request: filled by its connection, read by one task.
+
+A whole answer wakes its reader once. A streamed one hands over what has come since the reader last looked, in one piece,
+so that a burst costs one wake-up. What is buffered is bounded: beyond it the connection stops reading.
+"""
+
+import asyncio
+from typing import Final, Protocol
+
+import msgspec
+
+from gatehouse.core.errors import UpstreamFailed
+
+HIGH_WATER: Final = 262_144
+"""Bytes of a stream that may wait for their reader before the connection stops reading."""
+MAX_DRAINED: Final = 65_536
+"""Bytes that may still follow a stream its reader is done with; the connection is dropped beyond."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why an answer will not come; the exception is made anew for whoever asks, so that no reply holds its own traceback."""
+
+    code: str
+    message: str
+    detail: str
+    sent: bool = True
+
+    def error(self) -> UpstreamFailed:
+        """What is raised."""
+        return UpstreamFailed(self.message, code=self.code, detail=self.detail, sent=self.sent)
+
+
+class Line(Protocol):
+    """What a reply needs of the connection that fills it."""
+
+    def begun(self) -> None:
+        """The answer proper has begun: from now on only silence is bounded."""
+
+    def resume(self) -> None:
+        """Read on: the buffer is empty again."""
+
+    def hasten(self) -> None:
+        """The answer is done with except for its framing: end it within a moment."""
+
+    def abort(self) -> None:
+        """Close now, telling nobody."""
+
+
+class Reply:
+    """Status, headers and body of one answer.
+
+    `streams` asks for body bytes as they come, when the answer turns out to be a good event stream; every other answer is
+    collected up to `limit` bytes.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_line",
+        "_waiter",
+        "begun",
+        "buffered",
+        "complete",
+        "drained",
+        "failure",
+        "headers",
+        "limit",
+        "paused",
+        "size",
+        "stale",
+        "status",
+        "streaming",
+        "streams",
+    )
+
+    def __init__(self, *, streams: bool, limit: int) -> None:
+        self.streams = streams
+        self.limit = limit
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        """Names in lower case; of a repeated header the last one."""
+        self.streaming = False
+        """The head has come and body bytes are handed over as they come."""
+        self.begun = False
+        """The answer proper has begun: from now on only silence between two pieces is bounded."""
+        self.complete = False
+        self.failure: Failure | None = None
+        self.stale = False
+        """A kept connection had been closed before the request could be processed: another connection may be tried."""
+        self.paused = False
+        self.drained = False
+        self.size = 0
+        self.buffered = 0
+        self._chunks: list[bytes] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._line: Line | None = None
+
+    def attach(self, line: Line) -> None:
+        """The connection that fills this reply from now on."""
+        self._line = line
+
+    async def ready(self) -> None:
+        """Return when the answer is whole or, if it streams, has its first bytes.
+
+        Raises:
+            UpstreamFailed: it failed before.
+        """
+        if not (self.complete or self.failure or (self.streaming and self._chunks)):
+            await self._wait()
+        if self.failure is not None and not (self.streaming and self._chunks):
+            raise self.failure.error()
+
+    async def more(self) -> bytes:
+        """The bytes that came since the last look, waiting for some; b"" at the end of the answer.
+
+        Raises:
+            UpstreamFailed: the answer broke off, once everything before the break has been handed over.
+        """
+        while not self._chunks:
+            if self.complete:
+                return b""
+            if self.failure is not None:
+                raise self.failure.error()
+            await self._wait()
+        return self.take()
+
+    def take(self) -> bytes:
+        """The bytes that have come and were not handed over yet."""
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self.buffered = 0
+        if self.paused and self._line is not None:
+            self._line.resume()
+        return data
+
+    def begin(self) -> None:
+        """The reader has seen the first event: the deadline for it is met."""
+        if not self.begun:
+            self.begun = True
+            if self._line is not None:
+                self._line.begun()
+
+    def finish(self) -> None:
+        """Nothing more of the body is wanted. The connection is kept if the framing ends properly within a moment."""
+        if not self.complete and self.failure is None and self._line is not None:
+            self.drained = True
+            self._chunks.clear()
+            self.buffered = 0
+            self._line.hasten()
+
+    def abandon(self) -> None:
+        """Close the connection at once unless the answer has ended; a no-op after `finish`."""
+        if not self.complete and not self.drained and self._line is not None:
+            self._line.abort()
+
+    # From here on: called by the connection.
+
+    def add(self, data: bytes) -> bool:
+        """Keep a piece of the body; False when it is more than may be kept."""
+        self.size += len(data)
+        if self.drained:
+            self.buffered += len(data)
+            return self.buffered <= MAX_DRAINED
+        self._chunks.append(data)
+        self.buffered += len(data)
+        if self.streaming:
+            self.wake()
+        return self.size <= self.limit
+
+    def end(self) -> None:
+        """The answer is whole."""
+        self.complete = True
+        self._line = None
+        self.wake()
+
+    def fail(self, failure: Failure) -> None:
+        """The answer will not come, or not wholly."""
+        if not self.complete and self.failure is None:
+            self.failure = failure
+            self._line = None
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the reader look."""
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None

@@ -1,0 +1,23 @@
+"""Attempts for tests that stand where Dispatch would, and a way to wait for what must come about."""
+
+import asyncio
+from collections.abc import Callable
+
+from gatehouse.core.plans import Deadlines
+
+
+class Trial:
+    """An attempt with deadlines a test can wait for."""
+
+    def __init__(self, **deadlines: float) -> None:
+        self.request_id = "req_0123456789abcdef"
+        self.tenant = "default"
+        self.deadlines = Deadlines(**{"connect": 2.0, "first_byte": 5.0, "idle": 5.0, "total": 20.0, **deadlines})
+        self.sent = False
+
+
+async def eventually(condition: Callable[[], object], *, seconds: float = 5.0) -> None:
+    """Return as soon as `condition` holds. Raises TimeoutError when it does not in time."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
