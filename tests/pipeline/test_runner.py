@@ -302,9 +302,10 @@ async def test_two_cancels_at_once() -> None:
 def test_loop_closing() -> None:
     """A loop that shuts down with a call in flight settles it as shutdown."""
     log: list[str] = []
+    tasks: list[asyncio.Future[None]] = []
 
     async def main() -> None:
-        _task = asyncio.ensure_future(runner(Step("a", log), Step("b", log, hang_forever)).carry(exchange(), swallow))
+        tasks.append(asyncio.ensure_future(runner(Step("a", log), Step("b", log, hang_forever)).carry(exchange(), swallow)))
         await started(log, "admit b")
 
     asyncio.run(main())

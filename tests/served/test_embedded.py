@@ -12,7 +12,6 @@ import pytest_asyncio
 
 from tests.served.whole import Server, children_of, serving
 
-
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 

@@ -60,7 +60,7 @@ async def test_a_second_server_on_the_same_directory(server: Server) -> None:
 
 
 async def test_scenario_52_reload(server: Server, upstream: FakeUpstream) -> None:
-    """A good file is swapped in whole, a broken one changes nothing and says line and reason; both are audited; running streams go on."""
+    """A good file is swapped in whole, a broken one changes nothing and says line and reason; both audited; streams go on."""
     upstream.will(endless(gap=0.02))
     stream = asyncio.create_task(server.chat(stream=True))
     await upstream.until(lambda up: up.requests == 1)
@@ -99,7 +99,7 @@ async def test_scenario_52_reload(server: Server, upstream: FakeUpstream) -> Non
 
 
 async def test_scenario_51_a_killed_worker(server: Server, upstream: FakeUpstream) -> None:
-    """The other worker serves on, a new one takes the place, the port is never lost, and what was open is closed as lost and charged its hold."""
+    """The other worker serves on, a new one takes its place, the port is kept; what was open is closed as lost and charged its hold."""
     key = await server.make_key(budget={"usd": "1", "period": "total"})
     upstream.will(endless(gap=0.02))
     stuck = [asyncio.create_task(server.chat(key=key, stream=True, max_tokens=100)) for _ in range(8)]
