@@ -34,6 +34,19 @@ class HttpOptions(msgspec.Struct, frozen=True):
     max_answer: int = _MAX_ANSWER
 
 
+class Prefix:
+    """The part of a request's head that is the same each time. It holds the credentials, so what prints it prints its line only."""
+
+    __slots__ = ("head", "line")
+
+    def __init__(self, line: str, rest: bytes) -> None:
+        self.line = line
+        self.head = b"%b HTTP/1.1\r\n%b" % (line.encode(), rest)
+
+    def __repr__(self) -> str:
+        return f"Prefix({self.line})"
+
+
 class HttpClient:
     """Sends requests to one origin."""
 
@@ -47,23 +60,25 @@ class HttpClient:
             plaintext=options.plaintext,
         )
         self.pool = Pool(dialler, options.pool, label=options.label)
-        fixed = [check_header(name, value.reveal()) for name, value in options.headers.items()]
-        if options.credentials is not None:
-            fixed.append(options.credentials.header_for(options.base.origin))
-        self._fixed = b"".join(b"%b: %b\r\n" % header for header in fixed)
+        for name, value in options.headers.items():
+            check_header(name, value.reveal())
 
     def __repr__(self) -> str:
         return f"HttpClient({self._options.label}, {self._options.base.origin.authority})"
 
-    def prefix(self, method: str, path: str, *, accept: str) -> bytes:
-        """The part of a request's head that is the same each time; it holds the credentials, so it belongs in no log."""
+    def prefix(self, method: str, path: str, *, accept: str) -> Prefix:
+        """What every request of this kind begins with."""
         base = self._options.base
-        line = f"{method} {base.path}{path} HTTP/1.1\r\nhost: {base.origin.authority}\r\n".encode()
-        manners = b"user-agent: gatehouse\r\naccept: %b\r\naccept-encoding: identity\r\n" % accept.encode()
-        kind = b"content-type: application/json\r\n" if method == "POST" else b""
-        return line + manners + kind + self._fixed
+        headers = [(b"host", base.origin.authority.encode()), (b"user-agent", b"gatehouse"), (b"accept", accept.encode())]
+        headers.append((b"accept-encoding", b"identity"))
+        if method == "POST":
+            headers.append((b"content-type", b"application/json"))
+        headers += [check_header(name, value.reveal()) for name, value in self._options.headers.items()]
+        if self._options.credentials is not None:
+            headers.append(self._options.credentials.header_for(base.origin))
+        return Prefix(f"{method} {base.path}{path}", b"".join(b"%b: %b\r\n" % header for header in headers))
 
-    async def send(self, prefix: bytes, body: bytes, attempt: Attempt, *, streams: bool, first_byte: float) -> Reply:
+    async def send(self, prefix: Prefix, body: bytes, attempt: Attempt, *, streams: bool, first_byte: float) -> Reply:
         """Send a request and return its reply as soon as it is whole or, when it `streams`, has its first bytes.
 
         Cancelling closes the connection at once. Whoever got a reply calls its `abandon` on every exit.
@@ -74,7 +89,7 @@ class HttpClient:
         request_id = attempt.request_id
         if not (request_id.isascii() and request_id.isprintable()):
             raise ValueError("a request id must be printable ASCII")
-        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prefix, request_id.encode(), len(body))
+        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prefix.head, request_id.encode(), len(body))
         deadlines = attempt.deadlines
         request = Request(head, body, first_byte, deadlines)
         connection = self.pool.at_hand()
