@@ -12,12 +12,14 @@ from typing import Final
 from rich.console import Console
 
 from bench import peers, rounds
-from bench.machine import Cores, Process, load_average, pin
+from bench.machine import Cores, NotStarted, Process, load_average, pin
 from bench.report import Report, machine, now, results, show
 from bench.subjects import Embedded, Gatehouse, Peer, Relay, Subject, WrongBooks
 
 SIZES: Final = "sizes"
 MEMORY: Final = "streams-memory"
+_PLAIN_WIDTH: Final = 140
+"""Columns of the report when it goes to a file."""
 
 
 def options(words: list[str] | None = None) -> argparse.Namespace:
@@ -94,7 +96,11 @@ def bench(given: argparse.Namespace, report: Report, console: Console, place: Pa
             stack.callback(relay.stop)
             subjects += [relay, house]
             for peer in beside:
-                subject = Peer(cores, peer, upstream, place)
+                try:
+                    subject = Peer(cores, peer, upstream, place)
+                except NotStarted as error:
+                    report.missing.append(str(error))
+                    continue
                 stack.callback(subject.stop)
                 report.ready_seconds[peer.name] = subject.ready_seconds
                 subjects.append(subject)
@@ -120,7 +126,7 @@ def tell(one: rounds.Measure, console: Console) -> None:
 def main() -> int:
     """The command; 1 when the books are wrong or an answer was."""
     given = options()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     report = Report(now(), machine(len(os.sched_getaffinity(0)), load_average()), {})
     with tempfile.TemporaryDirectory(prefix="gatehouse-bench-") as place:
         try:

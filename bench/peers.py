@@ -106,8 +106,13 @@ class LiteLlm(Peer):
         config.write_text(json.dumps(settings))
         command = str(self._home / "bin" / "litellm")
         words = [command, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-        # The cost map ships with the package; without this it is fetched at start.
-        return Launched(words, port, {}, {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"})
+        environment = {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it ships with the package; without this it is fetched at start
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_MODE": "PRODUCTION",
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # on loopback, for the time of a run: no keys to check
+        }
+        return Launched(words, port, {}, environment)
 
 
 def _install(name: str, words: list[str]) -> None:

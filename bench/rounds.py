@@ -1,5 +1,6 @@
 """What is measured and in which order: every scenario in alternating rounds, so that a noisy machine is noisy for everybody."""
 
+import math
 import statistics
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -59,6 +60,8 @@ class Measure(msgspec.Struct):
     busy: float
     """Share of the wall time that the measured process ran: far below 1, it waited for the load or for the core."""
     load_average: float
+    complaint: str = ""
+    """The beginning of the first answer that was not right."""
 
 
 class Summary(msgspec.Struct):
@@ -86,16 +89,17 @@ def measure(scenario: Scenario, subject: Subject, upstream: int, number: int, se
     cpu, helper = subject.cpu(), subject.helper_cpu()
     figures = subject.run(scenario.body(), scenario.concurrency, seconds, most=scenario.most, words=scenario.words)
     cpu, helper = subject.cpu() - cpu, subject.helper_cpu() - helper
-    if figures.errors and (isinstance(subject, Gatehouse) or not figures.done):
+    if figures.errors and isinstance(subject, Gatehouse):
         raise RuntimeError(f"{subject.name}, {scenario.name}: {figures.errors} answers were not right, the first: {figures.complaint}")
-    units = figures.events if scenario.words else figures.done
+    # Somebody else who answers nothing right has zeros here and errors beside them.
+    units = (figures.events if scenario.words else figures.done) or math.inf
     return Measure(
         scenario.name,
         subject.name,
         number,
         figures.done,
         figures.errors,
-        rate=units / figures.seconds,
+        rate=units / figures.seconds if figures.done else 0.0,
         cpu_us=cpu / units * 1e6,
         helper_us=helper / units * 1e6,
         p50_ms=load.percentile(figures.latencies, 0.5) * 1e3,
@@ -103,6 +107,7 @@ def measure(scenario: Scenario, subject: Subject, upstream: int, number: int, se
         first_p50_ms=load.percentile(figures.first, 0.5) * 1e3,
         busy=cpu / figures.seconds,
         load_average=load_average(),
+        complaint=figures.complaint,
     )
 
 
@@ -141,7 +146,7 @@ def _summary(ones: list[Measure], relays: list[Measure]) -> Summary:
         return statistics.median(of(one) for one in ones)
 
     pairs = list(zip(ones, relays, strict=True)) if len(ones) == len(relays) else []
-    own = ones[0].cpu_us > 0
+    own = all(one.cpu_us > 0 for one in ones)
     cpu_us = median(lambda one: one.cpu_us)
     return Summary(
         ones[0].scenario,
