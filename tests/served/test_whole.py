@@ -1,6 +1,7 @@
 """The product from outside: one server process with two workers, a provider behind it, the unchanged OpenAI SDK in front."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -203,6 +204,8 @@ async def test_scenario_19_clients_that_leave(server: Server, upstream: FakeUpst
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
         await reader.readexactly(after)
         writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     await asyncio.gather(*(cut(200 + 97 * number) for number in range(64)))
     await upstream.until(lambda up: up.connections == 0, seconds=1.0)
@@ -218,7 +221,7 @@ async def test_scenario_19_clients_that_leave(server: Server, upstream: FakeUpst
     for gauge in ("gatehouse_running", "gatehouse_target_running"):
         assert await server.metric(gauge) == 0
     upstream.will(completion())
-    replies = await asyncio.gather(*(server.chat(key=key) for _ in range(40)))
+    replies = await asyncio.gather(*(server.chat(key=key) for _ in range(64)))
     assert {reply.status for reply in replies} == {200}
 
 

@@ -163,6 +163,10 @@ class WorkerPlane:
         else:
             self._keys.forget_all()
 
+    def recall(self, meters: tuple[str, ...]) -> None:
+        """See `Plane`."""
+        self._book.recall(meters)
+
     def tick(self) -> None:
         """See `Plane`."""
         self._book.tick()

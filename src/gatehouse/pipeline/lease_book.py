@@ -10,7 +10,7 @@ Near a cap, where slices would strand amounts with one worker, the office lends 
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -216,6 +216,14 @@ class LeaseBook:
             pool.low = pool.balance
             if not pool.balance and not pool.rate:
                 self._rest(pool)
+        self._flush()
+
+    def recall(self, meters: Iterable[str]) -> None:
+        """Another worker needs what lies idle here: all of it goes home now."""
+        for name in meters:
+            pool = self._pools.get(name)
+            if pool is not None and pool.balance > 0:
+                self._retire(pool, pool.balance)
         self._flush()
 
     def shut(self) -> None:

@@ -138,6 +138,19 @@ class Revoke(Message, frozen=True, tag=14):
     key_id: str
 
 
+class Recall(Message, frozen=True, tag=15):
+    """steward -> worker: give back what lies idle of these meters, then say `Recalled`."""
+
+    number: int
+    meters: tuple[str, ...]
+
+
+class Recalled(Message, frozen=True, tag=16):
+    """worker -> steward."""
+
+    number: int
+
+
 AnyMessage = (
     Configure
     | Configured
@@ -154,6 +167,8 @@ AnyMessage = (
     | Collected
     | Drain
     | Revoke
+    | Recall
+    | Recalled
 )
 
 

@@ -30,6 +30,8 @@ from gatehouse.processes.protocol import (
     Link,
     Message,
     Metrics,
+    Recall,
+    Recalled,
     ReportOver,
     Revoke,
     Serving,
@@ -41,6 +43,11 @@ logger = logging.getLogger("gatehouse.steward")
 DRAIN_SECONDS: Final = 0.25
 CHECKPOINT_SECONDS: Final = 5.0
 COLLECT_SECONDS: Final = 2.0
+RECALL_SECONDS: Final = 0.1
+"""How long workers have to give back what lies idle with them before a refusal stands."""
+MOST_RECALLED: Final = 10_000
+RECALL_PAUSE: Final = 0.05
+"""Seconds in which one meter is recalled at most once: a limit that is truly used up must not cost every refusal a round."""
 
 
 class Office(Protocol):
@@ -107,7 +114,9 @@ class Steward:
         self._spawn = spawn
         self._seats: list[_Seat] = []
         self._configuration: Configure | None = None
-        self._collecting: dict[int, tuple[set[int], asyncio.Future[None]]] = {}
+        self._polls: dict[int, tuple[set[int], asyncio.Future[None]]] = {}
+        self._recalls: dict[str, asyncio.Event] = {}
+        self._recalled: dict[str, float] = {}
         self._number = 0
         self._changed = asyncio.Event()
         self._draining = False
@@ -237,8 +246,8 @@ class Steward:
             case Metrics(snapshot=snapshot):
                 if snapshot:
                     self._parts.take_metrics(seat.incarnation, snapshot)
-            case Collected(number=number):
-                self._collected(seat, number)
+            case Collected(number=number) | Recalled(number=number):
+                self._answered(seat, number)
             case Serving():
                 seat.serving = True
                 self._notify()
@@ -255,6 +264,10 @@ class Steward:
     async def _acquire(self, incarnation: str, link: Link, message: Acquire) -> None:
         try:
             granted = await self._parts.office.acquire(incarnation, message.draws)
+            for _ in message.draws:
+                if granted.amounts or not await self._recall(link, message.draws[granted.refused or 0].meter.id):
+                    break
+                granted = await self._parts.office.acquire(incarnation, message.draws)
         except Exception:
             # No answer: the worker runs into its deadline and tells its callers that limits cannot be checked.
             logger.exception("a lease could not be decided")
@@ -262,6 +275,27 @@ class Steward:
         if not link.send(Acquired(message.number, granted)) and granted.amounts:
             # Slots and windows of a dead incarnation are freed as a whole, money is in doubt until its journal is read.
             logger.info("a lease for %s came after its end", incarnation)
+
+    async def _recall(self, asking: Link, meter: str) -> bool:
+        """Have the other workers give back what lies idle of a meter that is short; whether asking again makes sense."""
+        running = self._recalls.get(meter)
+        if running is not None:
+            await running.wait()
+            return True
+        now = self._clock.monotonic()
+        others = [seat for seat in self._seats if seat.link is not None and seat.link is not asking]
+        if not others or now - self._recalled.get(meter, -RECALL_PAUSE) < RECALL_PAUSE:
+            return False
+        done = self._recalls[meter] = asyncio.Event()
+        try:
+            await self._poll(others, lambda number: Recall(number, (meter,)), RECALL_SECONDS)
+        finally:
+            del self._recalls[meter]
+            done.set()
+        if len(self._recalled) > MOST_RECALLED:
+            self._recalled.clear()
+        self._recalled[meter] = self._clock.monotonic()
+        return True
 
     async def _find_key(self, link: Link, message: FindKey) -> None:
         try:
@@ -282,22 +316,26 @@ class Steward:
 
     async def collect(self) -> None:
         """Return when every living worker has sent its counters, or after two seconds."""
+        await self._poll(self._seats, Collect, COLLECT_SECONDS)
+
+    async def _poll(self, seats: Iterable[_Seat], question: Callable[[int], Message], seconds: float) -> None:
+        """Ask workers and return when all of them have answered, or `seconds` are over."""
         self._number += 1
         number = self._number
-        waiting = {seat.index for seat in self._seats if seat.link is not None and seat.link.send(Collect(number))}
+        waiting = {seat.index for seat in seats if seat.link is not None and seat.link.send(question(number))}
         if not waiting:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._collecting[number] = (waiting, future)
-        timer = self._clock.call_later(COLLECT_SECONDS, _release, future)
+        self._polls[number] = (waiting, future)
+        timer = self._clock.call_later(seconds, _release, future)
         try:
             await future
         finally:
             timer.cancel()
-            self._collecting.pop(number, None)
+            self._polls.pop(number, None)
 
-    def _collected(self, seat: _Seat, number: int) -> None:
-        entry = self._collecting.get(number)
+    def _answered(self, seat: _Seat, number: int) -> None:
+        entry = self._polls.get(number)
         if entry is not None:
             waiting, future = entry
             waiting.discard(seat.index)

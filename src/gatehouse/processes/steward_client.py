@@ -24,6 +24,8 @@ from gatehouse.processes.protocol import (
     Link,
     Message,
     Metrics,
+    Recall,
+    Recalled,
     ReportOver,
     Revoke,
     Serving,
@@ -88,6 +90,10 @@ class StewardClient:
         self._number += 1
         return self._number
 
+    def recalled(self, number: int) -> None:
+        """Tell that what lay idle has been given back."""
+        self.link.send(Recalled(number))
+
     async def _ask(self, number: int, question: Message) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
@@ -118,7 +124,7 @@ class StewardClient:
                     self.give_back(
                         Unused(draw.meter.id, amount, granted.stamp) for draw, amount in zip(draws, granted.amounts, strict=True)
                     )
-            case Configure() | ForgetKey() | Collect() | Drain() | Revoke():
+            case Configure() | ForgetKey() | Collect() | Drain() | Revoke() | Recall():
                 self._told(message)
             case _:
                 logger.error("the steward sent what only workers send: %s", type(message).__name__)

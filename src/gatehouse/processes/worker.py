@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Clock, Spawn
 from gatehouse.pipeline.runner import Runner
-from gatehouse.processes.protocol import Collect, Configure, Drain, ForgetKey, Message, Revoke
+from gatehouse.processes.protocol import Collect, Configure, Drain, ForgetKey, Message, Recall, Revoke
 from gatehouse.processes.steward_client import StewardClient
 
 logger = logging.getLogger("gatehouse.worker")
@@ -37,6 +37,9 @@ class Plane(Protocol):
 
     def forget_key(self, key_id: str) -> None:
         """A key changed; "" means all of them."""
+
+    def recall(self, meters: tuple[str, ...]) -> None:
+        """Give back what lies idle of these meters."""
 
     def tick(self) -> None:
         """Once a second: give back what lies idle."""
@@ -128,6 +131,10 @@ class Worker:
                     for x in tuple(plane.runner.running):
                         if x.principal is not None and x.principal.key_id == key_id:
                             x.end(Outcome.REVOKED)
+            case Recall(number=number, meters=meters):
+                if plane is not None:
+                    plane.recall(meters)
+                self._client.recalled(number)
             case Collect(number=number):
                 self._client.report(plane.snapshot() if plane is not None else b"", number)
             case _:

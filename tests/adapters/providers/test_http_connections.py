@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import httptools
 import pytest
 
 from gatehouse.adapters.providers._http import (
@@ -22,6 +23,7 @@ from gatehouse.adapters.providers._http import (
     parse_base_url,
     parse_proxy,
 )
+from gatehouse.adapters.providers._http.connection import Connection
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.secrets import Secret
 from gatehouse.testing.upstream import FakeUpstream, Seen, Wire, hang_up, http, silence, streamed
@@ -214,7 +216,7 @@ async def test_nothing_is_left_behind(upstream: FakeUpstream, make: Maker) -> No
         await client.close()
         await upstream.until(lambda up: up.connections == 0)
         await asyncio.sleep(0)
-        left = [thing for thing in gc.get_objects() if type(thing).__name__ in {"Connection", "Reply", "HttpResponseParser"}]
+        left = [thing for thing in gc.get_objects() if type(thing) in {Connection, Reply, httptools.HttpResponseParser}]
         assert left == []
     finally:
         gc.enable()
