@@ -96,6 +96,7 @@ async def test_scenario_19_64_streams_cut_at_random_points(upstream: FakeUpstrea
     dispatch = Dispatch({"lab": model}, books, clock, FakeRng(), tally)
     runner = Runner((dispatch,), clock)
     rng = random.Random(64)
+    seen: list[Client] = []
     files, tasks = open_files(), len(asyncio.all_tasks())
     for _ in range(3):
         clients = [Client(runner, number, rng) for number in range(STREAMS)]
@@ -109,8 +110,10 @@ async def test_scenario_19_64_streams_cut_at_random_points(upstream: FakeUpstrea
             assert x.charge == x.usage.input + 10 * output
             assert x.usage.input in ({6} if client.texts else {0, 6})
             assert x.flags == (["estimated_usage"] if x.usage.total else [])
-        assert {client.texts for client in clients} > {0, 1, 2}
-        assert any(client.x.usage.total == 0 for client in clients)
+        seen += clients
+    assert any(client.texts == 0 for client in seen)
+    assert any(client.texts > 1 for client in seen)
+    assert any(client.x.usage.total == 0 for client in seen), "none was cut while it queued"
     assert (model.pool.open, model.pool.waiting, dispatch.running, len(runner.running)) == (0, 0, 0, 0)
     assert not any(tally.gauges.values())
     await eventually(lambda: len(asyncio.all_tasks()) == tasks)
