@@ -69,6 +69,7 @@ class Worker:
         self._inbox: asyncio.Queue[Message | None] = asyncio.Queue()
         """None is the end."""
         self._listener: socket.socket | None = None
+        self._draining = False
 
     async def run(self, steward: socket.socket, listener: socket.socket) -> None:
         """Serve until told to stop."""
@@ -93,6 +94,7 @@ class Worker:
             case Configure():
                 await self._configure(message)
             case Drain(grace=grace):
+                self._draining = True
                 if self._plane is not None:
                     await self._plane.drain(grace)
                     self._client.report(self._plane.snapshot())
@@ -141,6 +143,8 @@ class Worker:
                 self._inbox.put_nowait(message)
 
     def _lost(self) -> None:
+        if self._draining:
+            return
         logger.error("the steward is gone; finishing what runs and ending")
         self._inbox.put_nowait(Drain(ORPHAN_GRACE))
 
