@@ -42,9 +42,15 @@ class AdminClient:
     """A few calls to the admin API, one connection each."""
 
     def __init__(self, base_url: str, key: Secret) -> None:
-        self._base = urlsplit(base_url)
-        if self._base.scheme not in {"http", "https"} or not self._base.hostname:
+        try:
+            self._base = urlsplit(base_url)
+            self._host, self._port = self._base.hostname, self._base.port
+        except ValueError:
+            self._host, self._port = None, None
+        if self._host is None or self._base.scheme not in {"http", "https"}:
             raise CommandError(f"{base_url!r} is not a URL like http://127.0.0.1:8081")
+        if not (key.reveal().isprintable() and key.reveal().isascii()):
+            raise CommandError("The key holds characters that no key has; copy it again.")
         self._key = key
 
     def get(self, path: str, **query: str | None) -> Any:
@@ -61,7 +67,7 @@ class AdminClient:
         return self._call("DELETE", path, None)
 
     def _call(self, method: str, path: str, body: bytes | None) -> Any:
-        host, port = self._base.hostname or "", self._base.port
+        host, port = self._host or "", self._port
         connection: http.client.HTTPConnection
         if self._base.scheme == "https":
             connection = http.client.HTTPSConnection(host, port, timeout=30, context=ssl.create_default_context())
@@ -91,7 +97,9 @@ def _message(status: int, content: bytes) -> str:
 
 
 def segment(text: str) -> str:
-    """One path segment, whatever the text."""
+    """One path segment, whatever the text. Nothing is no id: the path would name all of them."""
+    if not text:
+        raise CommandError("The id is empty.")
     return quote(text, safe="")
 
 

@@ -140,7 +140,7 @@ def keys_list(url: Url = None, key: Key = None, data_dir: DataDir = None, as_jso
     rows: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
-        page = client.get("/admin/v1/keys", limit="500", cursor=cursor)
+        page = client.get("/admin/v1/keys", limit="200", cursor=cursor)
         rows += page["data"]
         cursor = page["cursor"]
         if cursor is None:

@@ -5,6 +5,8 @@ import contextlib
 import fcntl
 import logging
 import os
+import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -17,6 +19,7 @@ import msgspec
 import uvloop
 from rich.console import Console
 
+from gatehouse.adapters.engines.gguf import ModelFileRefused, read_header
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
 from gatehouse.compose.launch import engine_command, engine_specs, worker_command
 from gatehouse.core.errors import Unavailable
@@ -57,7 +60,8 @@ class StartError(SettingsError):
 def run(options: Options, environment: Environment) -> int:
     """Serve until a signal; the process's exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for noisy in ("alembic", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     started = time.monotonic()
     settings = effective(options)
     data_dir = (options.data_dir or environment.data_dir).absolute()
@@ -81,6 +85,9 @@ def effective(options: Options) -> Settings:
         if value is not None
     }
     if listen:
+        for option, number in (("--port", options.port), ("--admin-port", options.admin_port)):
+            if number is not None and not 0 <= number <= 65535:
+                raise StartError(f"{option} must be between 0 and 65535")
         changes["listen"] = msgspec.convert({**msgspec.structs.asdict(settings.listen), **listen}, ListenSettings, from_attributes=True)
     if options.workers is not None:
         if not 1 <= options.workers <= 256:
@@ -96,6 +103,10 @@ def effective(options: Options) -> Settings:
 def _file_model(path: Path, settings: Settings) -> ModelSettings:
     if not path.is_file():
         raise StartError(f"--model {path}: there is no such file")
+    try:
+        read_header(path)
+    except ModelFileRefused as error:
+        raise StartError(f"--model {path}: {error}") from None
     if any(model.name == path.stem for model in settings.models):
         raise StartError(f"--model {path}: the file already defines a model named {path.stem!r}")
     return ModelSettings(name=path.stem, targets=[TargetSettings(engine="llamacpp", path=str(path.absolute()))])
@@ -236,13 +247,14 @@ class Server:
         elif first_key is not None:
             console.print(f"The administrator key is in {key_file}")
         model = self._settings.models[0].name
+        key_path = shlex.quote(str(key_file))
         console.print("Try:")
         console.print(
-            f"  curl {url}/v1/chat/completions -H \"authorization: Bearer $(cat {key_file})\" -H 'content-type: application/json' \\",
+            f"  curl {url}/v1/chat/completions -H \"authorization: Bearer $(cat {key_path})\" -H 'content-type: application/json' \\",
             markup=False,
         )
         console.print(f"""    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}'""", markup=False)
-        console.print(f"  gatehouse usage --data-dir {self._data_dir}", markup=False)
+        console.print(f"  {_command()} usage --data-dir {shlex.quote(str(self._data_dir))}", markup=False)
 
     # -- reloading -------------------------------------------------------------------------------------------------
 
@@ -282,6 +294,15 @@ class Server:
         tls = self._settings.listen.tls
         paths = [self._options.config, *((Path(tls.cert), Path(tls.key)) if tls else ())]
         return tuple(_stamp_of(path) for path in paths if path is not None)
+
+
+def _command() -> str:
+    """How a shell finds this program: its name where that is found, else the path it was started by."""
+    started = Path(sys.argv[0])
+    if started.name != "gatehouse":
+        return f"{shlex.quote(sys.executable)} -m gatehouse"
+    found = shutil.which("gatehouse")
+    return "gatehouse" if found is not None and Path(found).resolve() == started.resolve() else shlex.quote(str(started.absolute()))
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int] | None:
