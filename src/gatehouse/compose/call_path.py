@@ -1,0 +1,186 @@
+"""The way of a call through one process: the nine stages over leases, keys and a journal, and the models they lead to.
+
+A server's worker and the library build it with the same class, so that there is one policy and one order. What serves calls
+(sockets here, a Python program there) and where leases and keys come from (the steward's socket, or its parts in the same
+process) is handed in.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from gatehouse.adapters.engines.client import EngineModel
+from gatehouse.adapters.guards.secrets import SecretScanner
+from gatehouse.adapters.providers.openai import OpenAIModel, OpenAIOptions
+from gatehouse.adapters.state.memory_cache import MemoryCache
+from gatehouse.adapters.storage.journal import JournalWriter
+from gatehouse.adapters.system import TaskSpawner
+from gatehouse.adapters.telemetry.tally import ProcessTally
+from gatehouse.core.calls import Call
+from gatehouse.core.keys import KeyChecker
+from gatehouse.core.plans import Plan
+from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, TokenCounter
+from gatehouse.pipeline.bookkeeping import Bookkeeper, Commitments
+from gatehouse.pipeline.key_cache import Fetch, KeyCache
+from gatehouse.pipeline.lease_book import LeaseBook
+from gatehouse.pipeline.order import ORDER, in_order
+from gatehouse.pipeline.runner import Runner
+from gatehouse.pipeline.stages.authorise import Authorise
+from gatehouse.pipeline.stages.cache import Cache
+from gatehouse.pipeline.stages.dispatch import Dispatch
+from gatehouse.pipeline.stages.guard import Guard
+from gatehouse.pipeline.stages.identify import Identify
+from gatehouse.pipeline.stages.limit import Limit
+from gatehouse.pipeline.stages.read import Read
+from gatehouse.pipeline.stages.record import Record
+from gatehouse.pipeline.stages.route import Route, RouteTable
+from gatehouse.processes.protocol import Configure
+from gatehouse.settings import ProviderSettings, Settings, decode_custom, read_environment
+
+T = TypeVar("T")
+
+OLD_MODEL_SECONDS = 600.0
+"""How long a model that a reload replaced is kept for the calls it still answers."""
+
+
+class Models:
+    """The models that targets name, by provider. A reload keeps what has not changed and makes what has, everything or nothing."""
+
+    def __init__(self) -> None:
+        self.by_provider: dict[str, Model] = {}
+        self._counters: dict[str, TokenCounter] = {}
+        """Those of them that can count; asked here once, because asking a Protocol costs more than most stages."""
+        self._made_from: dict[str, object] = {}
+
+    def replace(self, wanted: dict[str, tuple[object, Callable[[], Model]]]) -> list[Model]:
+        """Put `wanted` (name -> what it is made from, how to make it) in force; returns the models that are not needed any more."""
+        made = {name: self.by_provider[name] if self._made_from.get(name) == source else make() for name, (source, make) in wanted.items()}
+        left = [model for name, model in self.by_provider.items() if made.get(name) is not model]
+        self.by_provider.clear()
+        self.by_provider.update(made)
+        self._made_from = {name: source for name, (source, _) in wanted.items()}
+        self._counters = {name: model for name, model in made.items() if isinstance(model, TokenCounter)}
+        return left
+
+    def count_input(self, call: Call, plan: Plan) -> int | None:
+        """The prompt's exact tokens, when every model of the plan can count; else None."""
+        counters = self._counters
+        if not counters:
+            return None
+        most = 0
+        for target in plan.everywhere:
+            counter = counters.get(target.provider)
+            if counter is None:
+                return None
+            most = max(most, counter.count_tokens(call))
+        return most
+
+
+class CallPath:
+    """What carries calls. `message` is the configuration in force; `fetch` finds keys. Owns `journal` and `spawn`, and closes them."""
+
+    def __init__(
+        self, message: Configure, office: LeaseOffice, fetch: Fetch, journal: JournalWriter, clock: Clock, rng: Rng, spawn: TaskSpawner
+    ) -> None:
+        self.settings = settings = msgspec.msgpack.decode(message.settings, type=Settings, dec_hook=decode_custom)
+        self.tally = ProcessTally()
+        self.table = RouteTable()
+        self.keys = KeyCache(fetch, clock, spawn)
+        self._clock = clock
+        self._spawn = spawn
+        self._journal = journal
+        self._environment = read_environment()
+        self._policy = ""
+        """Configuration and rule pack that decide now; in every record."""
+        self._threads = ThreadPoolExecutor(1, "offload")
+        self._models = Models()
+        self._book = LeaseBook(office, clock, spawn)
+        scanner = SecretScanner()
+        self._pack = scanner.version
+        names = tuple(stage.name for stage in ORDER)
+        books = Bookkeeper(journal, clock, self.tally, Commitments(message.keys.commitment), lambda: self._policy, names, self._offload)
+        self.runner = Runner(
+            in_order(
+                Record(books, self.tally, names),
+                Identify(self.keys, KeyChecker(message.keys.pepper, message.keys.bootstrap), clock),
+                Read(settings.listen.http.max_body_bytes, self._offload),
+                Authorise(),
+                Route(self.table),
+                Limit(self._book, clock, self._models.count_input),
+                Guard(scanner, clock, flag_only=scanner.flag_only),
+                Cache(MemoryCache(clock, settings.cache.max_bytes)),
+                Dispatch(self._models.by_provider, books, clock, rng, self.tally),
+            ),
+            clock,
+        )
+        self._take(settings, message)
+
+    def configure(self, message: Configure) -> None:
+        """Put a configuration in force for calls that begin from now on, everything or nothing."""
+        left = self._take(msgspec.msgpack.decode(message.settings, type=Settings, dec_hook=decode_custom), message)
+        for model in left:
+            self._spawn(self._close_later(model), name="close-model")
+
+    def recall(self, meters: tuple[str, ...]) -> None:
+        """Give back what lies idle of these meters."""
+        self._book.recall(meters)
+
+    def tick(self) -> None:
+        """Once a second: give back what lies idle."""
+        self._book.tick()
+
+    def shut(self) -> None:
+        """No call runs any more: give back everything that is held."""
+        self._book.shut()
+
+    async def close(self) -> None:
+        """Disconnect, and let go of the journal: from here on it counts as that of a dead process."""
+        for model in self._models.by_provider.values():
+            await model.close()
+        await self._spawn.close()
+        await self._journal.close()
+        self._threads.shutdown()
+
+    def _take(self, settings: Settings, message: Configure) -> list[Model]:
+        wanted: dict[str, tuple[object, Callable[[], Model]]] = {}
+        proxy = (self._environment.https_proxy, self._environment.no_proxy)
+        for provider in settings.providers:
+            wanted[provider.name] = ((provider, proxy), lambda provider=provider: self._provider(provider))  # type: ignore[misc]
+        for name, path in message.engines.items():
+            wanted[name] = (path, lambda path=path: EngineModel(Path(path)))  # type: ignore[misc]
+        left = self._models.replace(wanted)
+        self.table.replace(message.plans)
+        self.settings = settings
+        self._policy = f"{message.version}/{self._pack}"
+        return left
+
+    def _provider(self, settings: ProviderSettings) -> OpenAIModel:
+        proxy = settings.proxy or self._environment.https_proxy
+        if proxy is not None and proxy.reveal() == "none":
+            proxy = None
+        return OpenAIModel(
+            OpenAIOptions(
+                name=settings.name,
+                kind=settings.kind,
+                base_url=settings.base_url or "",
+                api_key=settings.api_key or None,
+                plaintext=settings.plaintext,
+                ca_bundle=settings.ca_bundle,
+                proxy=proxy,
+                no_proxy=tuple(name.strip() for name in self._environment.no_proxy.split(",") if name.strip()),
+                max_connections=settings.max_connections,
+                max_waiting=settings.max_waiting,
+                headers=settings.headers,
+            )
+        )
+
+    async def _close_later(self, model: Model) -> None:
+        await self._clock.sleep(OLD_MODEL_SECONDS)
+        await model.close()
+
+    async def _offload(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
