@@ -52,6 +52,7 @@ class Office:
             reports=cast("Any", None),
             audit=AuditAdministration(cast("AuditLog", FakeAuditSink()), self.clock),
             statement=tuple,
+            plans=lambda: ("v", ()),
             metrics=self.metrics,
             readiness=lambda: (True, {}),
             version="0",

@@ -129,6 +129,7 @@ async def test_every_role_at_every_endpoint(admin: Admin) -> None:
         ("GET", "/admin/v1/requests"): {"admin", "viewer", "bootstrap"},
         ("GET", "/admin/v1/requests/req_none"): {"admin", "viewer", "bootstrap"},
         ("GET", "/admin/v1/meters"): {"admin", "viewer", "bootstrap"},
+        ("GET", "/admin/v1/models"): {"admin", "viewer", "bootstrap"},
         ("GET", "/admin/v1/audit"): {"admin", "bootstrap"},
         ("GET", "/admin/v1/audit/checkpoint"): {"admin", "bootstrap"},
     }
@@ -220,3 +221,8 @@ async def test_a_checkpoint_is_signed(admin: Admin) -> None:
     """The newest signed note over the log as it stands."""
     _, first, _ = await admin.call("GET", "/admin/v1/audit/checkpoint")
     assert first["note"].startswith("gatehouse/audit/")
+
+
+async def test_models_of_nothing(admin: Admin) -> None:
+    """Before a configuration is in force there is nothing to ask for; that is a list, not an error."""
+    assert (await admin.call("GET", "/admin/v1/models"))[1] == {"policy": "", "data": []}

@@ -283,6 +283,7 @@ class StewardParts:
             reports=Reports(SqlLedger(self.database.read), self.drain.drain_now),
             audit=AuditAdministration(self.log, self._clock),
             statement=self.office.statement,
+            plans=lambda: (self.steward.version, self.steward.plans),
             metrics=self._metrics,
             readiness=lambda: (self.steward.serving, dict(self.steward.problems)),
             version=__version__,

@@ -14,6 +14,7 @@ import msgspec
 
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
+from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock, Rng, Spawn
 from gatehouse.processes.protocol import (
     Acquire,
@@ -142,6 +143,11 @@ class Steward:
     def version(self) -> str:
         """The configuration in force."""
         return self._configuration.version if self._configuration else ""
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans in force."""
+        return self._configuration.plans if self._configuration else ()
 
     async def configure(self, configuration: Configure) -> dict[str, str]:
         """Put a validated configuration in force in every worker; returns what each worker that could not says."""

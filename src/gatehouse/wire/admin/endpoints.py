@@ -15,8 +15,10 @@ from gatehouse.core.identity import Permission, Principal
 from gatehouse.core.keys import StoredKey
 from gatehouse.core.leases import MeterState
 from gatehouse.core.money import format_usd
+from gatehouse.core.plans import Plan
 from gatehouse.core.records import Closed
 from gatehouse.wire.admin.app import PUBLIC, Asked, Endpoint, Plain
+from gatehouse.wire.admin.models import model_view
 from gatehouse.wire.admin.views import (
     AttemptView,
     AuditPage,
@@ -30,6 +32,7 @@ from gatehouse.wire.admin.views import (
     LimitsBody,
     MeterReport,
     MeterView,
+    ModelList,
     NewKey,
     RequestPage,
     RequestView,
@@ -46,6 +49,8 @@ class Services(msgspec.Struct, frozen=True):
     reports: Reports
     audit: AuditAdministration
     statement: Callable[[], tuple[MeterState, ...]]
+    plans: Callable[[], tuple[str, tuple[Plan, ...]]]
+    """The version of the configuration in force, and its plans."""
     metrics: Callable[[], Awaitable[bytes]]
     readiness: Callable[[], tuple[bool, dict[str, str]]]
     version: str
@@ -53,7 +58,7 @@ class Services(msgspec.Struct, frozen=True):
 
 def endpoints(services: Services) -> tuple[Endpoint, ...]:
     """Every endpoint; the OpenAPI document and the reference are made from this."""
-    return (*_health(services), *_keys(services), *_reports(services), *_audit(services))
+    return (*_health(services), *_keys(services), *_models(services), *_reports(services), *_audit(services))
 
 
 def _health(services: Services) -> tuple[Endpoint, ...]:
@@ -111,6 +116,23 @@ def _keys(services: Services) -> tuple[Endpoint, ...]:
             handler=rotate,
             body=RotateBody,
             reply=CreatedKey,
+        ),
+    )
+
+
+def _models(services: Services) -> tuple[Endpoint, ...]:
+    async def models(_asked: Asked) -> ModelList:
+        version, plans = services.plans()
+        return ModelList(policy=version, data=[model_view(plan) for plan in plans])
+
+    return (
+        Endpoint(
+            method="GET",
+            path="/admin/v1/models",
+            permission=Permission.CONFIG_READ,
+            summary="What callers may ask for: targets, prices, context and capabilities, as they are in force.",
+            handler=models,
+            reply=ModelList,
         ),
     )
 

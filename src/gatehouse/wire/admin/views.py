@@ -189,6 +189,60 @@ class MeterReport(_View, frozen=True, kw_only=True):
     data: list[MeterView]
 
 
+class PriceView(_View, frozen=True, kw_only=True):
+    """USD per million tokens as decimal strings, and the snapshot's id as it stands in ledger rows."""
+
+    snapshot: str
+    input: str
+    cached_input: str
+    cache_write: str
+    output: str
+    reasoning: str
+    audio_input: str
+    audio_output: str
+
+
+class TargetView(_View, frozen=True, kw_only=True):
+    """One place that may answer. `price` null means unknown; `context_window` and `max_output_tokens` are tokens, null when not said."""
+
+    id: str
+    provider: str
+    model: str
+    weight: int
+    price: PriceView | None
+    context_window: int | None
+    max_output_tokens: int | None
+    capabilities: list[str]
+    region: str | None
+
+
+class CacheView(_View, frozen=True, kw_only=True):
+    """Who shares cached answers, and for how many seconds."""
+
+    scope: str
+    ttl: float
+
+
+class ModelView(_View, frozen=True, kw_only=True):
+    """A name that callers may ask for. `fallbacks` are groups of targets that are tried in order before the first byte."""
+
+    name: str
+    targets: list[TargetView]
+    fallbacks: list[list[TargetView]]
+    max_output_tokens: Annotated[int, Meta(description="of a call that names none")]
+    cache: CacheView | None
+    guard_input: str
+    guard_output: str
+    strict_audit: bool
+
+
+class ModelList(_View, frozen=True, kw_only=True):
+    """The models of the configuration in force, which has the version `policy`."""
+
+    policy: str
+    data: list[ModelView]
+
+
 class ErrorBody(_View, frozen=True, kw_only=True):
     """What went wrong."""
 
