@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
-from gatehouse.compose.launch import engine_command, worker_command
+from gatehouse.compose.launch import engine_command
 from gatehouse.compose.serve import listening
 from gatehouse.compose.steward import StewardParts
 from gatehouse.core.secrets import Secret
@@ -52,8 +52,8 @@ class Admin:
 async def admin(tmp_path: Path) -> AsyncIterator[Admin]:
     clock, rng, spawn = SystemClock(), SystemRng(), TaskSpawner()
     environment = Environment(data_dir=tmp_path, bootstrap_key=Secret(BOOTSTRAP))
-    with listening("127.0.0.1", 0) as data_socket, listening("127.0.0.1", 0) as admin_socket:
-        steward = Steward(worker_command(tmp_path), data_socket, clock, rng, spawn)
+    with listening("127.0.0.1", 0) as admin_socket:
+        steward = Steward(clock, rng, spawn)
         engines = EngineHosts(engine_command(), tmp_path / "engines", clock, spawn)
         parts = await StewardParts.open(Settings(), environment, tmp_path, steward, engines, clock, rng, spawn)
         await parts.serve_admin(admin_socket)

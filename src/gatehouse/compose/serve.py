@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import shlex
@@ -22,8 +21,8 @@ from rich.console import Console
 from gatehouse.adapters.engines.gguf import ModelFileRefused, read_header
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
 from gatehouse.compose.launch import engine_command, engine_specs, worker_command
-from gatehouse.core.errors import Unavailable
-from gatehouse.operator_file import SettingsError, load
+from gatehouse.compose.start import StartError, locked, read_settings, with_a_model
+from gatehouse.operator_file import SettingsError
 from gatehouse.processes.engine_hosts import EngineHosts
 from gatehouse.processes.steward import Steward
 from gatehouse.settings import Environment, ListenSettings, ModelSettings, Settings, TargetSettings
@@ -53,10 +52,6 @@ class Options(msgspec.Struct, frozen=True):
     model: Path | None = None
 
 
-class StartError(SettingsError):
-    """The server cannot start; the text says why and what to do."""
-
-
 def run(options: Options, environment: Environment) -> int:
     """Serve until a signal; the process's exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -77,7 +72,7 @@ def run(options: Options, environment: Environment) -> int:
 
 def effective(options: Options) -> Settings:
     """The operator's file (or the built-in model alone) with what the command line overrides."""
-    settings = load(options.config) if options.config is not None else Settings()
+    settings = read_settings(options.config)
     changes: dict[str, object] = {}
     listen = {
         field: value
@@ -95,9 +90,7 @@ def effective(options: Options) -> Settings:
         changes["workers"] = options.workers
     if options.model is not None:
         changes["models"] = [*settings.models, _file_model(options.model, settings)]
-    elif not settings.models:
-        changes["models"] = [ModelSettings(name="tiny", targets=[TargetSettings(engine="llamacpp", path="builtin")])]
-    return msgspec.structs.replace(settings, **changes)
+    return with_a_model(msgspec.structs.replace(settings, **changes))
 
 
 def _file_model(path: Path, settings: Settings) -> ModelSettings:
@@ -110,25 +103,6 @@ def _file_model(path: Path, settings: Settings) -> ModelSettings:
     if any(model.name == path.stem for model in settings.models):
         raise StartError(f"--model {path}: the file already defines a model named {path.stem!r}")
     return ModelSettings(name=path.stem, targets=[TargetSettings(engine="llamacpp", path=str(path.absolute()))])
-
-
-@contextlib.contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory: one steward each, and a lock says so."""
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (data_dir / "run").mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(data_dir / "run" / "steward.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StartError(f"the data directory {data_dir} cannot be used: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartError(f"another Gatehouse runs on {data_dir}; stop it, or give this one another --data-dir") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -182,25 +156,18 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
-        steward = Steward(worker_command(self._data_dir), self._data_socket, self._clock, self._rng, self._spawn)
+        steward = Steward(self._clock, self._rng, self._spawn)
         engines = EngineHosts(engine_command(), self._data_dir / "run" / "engines", self._clock, self._spawn)
         # Engines load and workers import at once; the steward's own imports and the database come meanwhile.
         engines.want(engine_specs(self._settings))
-        await steward.start(self._settings.workers)
-        from gatehouse.adapters.storage._schema import SchemaRefused
-        from gatehouse.adapters.vault.root import RootKeyRefused
+        await steward.start(self._settings.workers, worker_command(self._data_dir), self._data_socket)
         from gatehouse.compose.steward import StewardParts
 
         parts: StewardParts | None = None
         try:
-            try:
-                parts = await StewardParts.open(
-                    self._settings, self._environment, self._data_dir, steward, engines, self._clock, self._rng, self._spawn
-                )
-            except (SchemaRefused, RootKeyRefused, ValueError) as error:
-                raise StartError(str(error)) from None
-            except Unavailable as error:
-                raise StartError(f"the database cannot be used: {error.detail or error.message}") from None
+            parts = await StewardParts.open(
+                self._settings, self._environment, self._data_dir, steward, engines, self._clock, self._rng, self._spawn
+            )
             await parts.serve_admin(self._admin_socket)
             problems = await parts.configure(self._settings)
             if problems or not await steward.ready(READY_SECONDS):

@@ -6,16 +6,15 @@ import hashlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import uvicorn
 
 from gatehouse import __version__
 from gatehouse.adapters.engines.client import NOT_RUNNING, EngineModel
+from gatehouse.adapters.storage._schema import SchemaRefused
 from gatehouse.adapters.storage.audit_log import AuditAppender, SqlAuditLog
 from gatehouse.adapters.storage.books import SqlBooks
 from gatehouse.adapters.storage.facts import FIRST_KEY, ROOT_FINGERPRINT, fact, keep_fact
@@ -27,16 +26,18 @@ from gatehouse.adapters.storage.sql import Database
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
 from gatehouse.adapters.telemetry.exposition import Exposition
 from gatehouse.adapters.telemetry.tally import ProcessTally
-from gatehouse.adapters.vault.root import Purpose, RootKey, check_fingerprint, open_root
+from gatehouse.adapters.vault.root import Purpose, RootKey, RootKeyRefused, check_fingerprint, open_root
 from gatehouse.adapters.vault.signing import AuditSigner
 from gatehouse.compose.launch import engine_specs
 from gatehouse.compose.plans import Found, build_plans
+from gatehouse.compose.start import StartError
 from gatehouse.control.audit import AuditAdministration
 from gatehouse.control.drain import Drain
 from gatehouse.control.keys import KeyAdministration, KeySpec, system_principal
 from gatehouse.control.lease_office import Office
 from gatehouse.control.reports import Reports
 from gatehouse.core.audit import AuditEvent
+from gatehouse.core.errors import Unavailable
 from gatehouse.core.identity import KeyRecord, Principal
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.secrets import Secret
@@ -46,8 +47,9 @@ from gatehouse.processes.engine_hosts import EngineHosts
 from gatehouse.processes.protocol import Configure, WorkerKeys
 from gatehouse.processes.steward import Parts, Steward
 from gatehouse.settings import Environment, Settings, encode_custom
-from gatehouse.wire.admin.app import build_app
-from gatehouse.wire.admin.endpoints import Services, endpoints
+
+if TYPE_CHECKING:
+    from gatehouse.compose.admin_port import AdminPort
 
 logger = logging.getLogger("gatehouse.steward")
 
@@ -55,14 +57,6 @@ ENGINE_SECONDS = 5.0
 """How often embedded models are asked how they are."""
 KEY_FILE = "admin.key"
 """Where the operator of this machine finds the administrator's key, readable by its owner only."""
-
-
-class _AdminServer(uvicorn.Server):
-    """uvicorn without its own idea of signals: the steward has one already."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class _Directory:
@@ -116,7 +110,7 @@ class StewardParts:
         self.steward = steward
         self._engines = engines
         self._root = root
-        self._admin: _AdminServer | None = None
+        self._admin: AdminPort | None = None
         self._admin_task: asyncio.Task[Any] | None = None
         self._exposition = Exposition()
         self.first: str | None = None
@@ -133,17 +127,22 @@ class StewardParts:
         rng: SystemRng,
         spawn: TaskSpawner,
     ) -> Self:
-        """Open storage and build everything on it."""
-        root = open_root_key(settings, environment, data_dir)
-        database = await Database.open(settings.storage.url.reveal(), data_dir)
+        """Open storage and build everything on it. Raises SettingsError."""
         try:
-            stored = await database.run(lambda connection: keep_fact(connection, ROOT_FINGERPRINT, root.fingerprint()))
-            check_fingerprint(stored, root)
-            parts = cls(database, root, steward, engines)
-            await parts._build(environment, data_dir, clock, rng, spawn)
-        except BaseException:
-            await database.close()
-            raise
+            root = open_root_key(settings, environment, data_dir)
+            database = await Database.open(settings.storage.url.reveal(), data_dir)
+            try:
+                stored = await database.run(lambda connection: keep_fact(connection, ROOT_FINGERPRINT, root.fingerprint()))
+                check_fingerprint(stored, root)
+                parts = cls(database, root, steward, engines)
+                await parts._build(environment, data_dir, clock, rng, spawn)
+            except BaseException:
+                await database.close()
+                raise
+        except (SchemaRefused, RootKeyRefused, ValueError) as error:
+            raise StartError(str(error)) from None
+        except Unavailable as error:
+            raise StartError(f"the database cannot be used: {error.detail or error.message}") from None
         return parts
 
     async def _build(self, environment: Environment, data_dir: Path, clock: SystemClock, rng: SystemRng, spawn: TaskSpawner) -> None:
@@ -156,12 +155,13 @@ class StewardParts:
         self._checker, bootstrap_digest = checker_of(root, environment.bootstrap_key)
         self._worker_keys = WorkerKeys(root.derive(Purpose.API_KEY_PEPPER), root.derive(Purpose.AUDIT_COMMITMENT), bootstrap_digest)
         store = SqlKeyStore(database.run, appender.append)
-        self._directory = _Directory(store)
+        self.directory = _Directory(store)
         self.office = Office(SqlLeaseStore(database.run), clock)
         await self.office.open()
-        books = SqlBooks(database.run, appender.append, _server_id(data_dir))
+        self.books = books = SqlBooks(database.run, appender.append, _server_id(data_dir))
         tally = ProcessTally()
         self.drain = Drain(FileJournalShelf(data_dir / "journals"), books, self.office, clock, tally)
+        self.reports = Reports(SqlLedger(database.read), self.drain.drain_now)
         self._prices = SqlPriceBook(database.run)
         self.keys = KeyAdministration(store, self._checker, self.log, self._key_changed, clock, rng)
         self._rng = rng
@@ -170,7 +170,7 @@ class StewardParts:
             Parts(
                 office=self.office,
                 books=self.drain,
-                find_key=self._directory.find,
+                find_key=self.directory.find,
                 checkpoint=lambda: self.log.checkpoint(clock.now()),
                 take_metrics=self._exposition.take,
                 metrics_ended=self._exposition.ended,
@@ -206,13 +206,17 @@ class StewardParts:
     # -- configuration ---------------------------------------------------------------------------------------------
 
     async def configure(self, settings: Settings) -> dict[str, str]:
-        """Freeze the settings into plans and put them in force; returns what workers say who could not."""
+        """Freeze the settings and put them in force; returns what workers say who could not."""
+        return await self.steward.configure(await self.freeze(settings))
+
+    async def freeze(self, settings: Settings) -> Configure:
+        """Settings as those take them who carry calls, plans and all. The engines that they name are started, others stopped."""
         plans = await asyncio.to_thread(build_plans, settings, lookup)
         self._engines.want(engine_specs(settings))
         await self._prices.keep([target.price for plan in plans for target in plan.everywhere if target.price is not None])
         encoded = msgspec.msgpack.encode(settings, enc_hook=encode_custom)
         version = hashlib.blake2b(encoded + b"".join(plan.digest for plan in plans), digest_size=6).hexdigest()
-        return await self.steward.configure(Configure(version, encoded, plans, self._worker_keys, self._engines.sockets))
+        return Configure(version, encoded, plans, self._worker_keys, self._engines.sockets)
 
     async def reload(self, before: Settings, after: Settings) -> dict[str, str]:
         """Swap the configuration; the old one stays when it cannot be built. Either way it is audited with what changed."""
@@ -278,9 +282,12 @@ class StewardParts:
 
     async def serve_admin(self, listener: socket.socket) -> None:
         """Answer the admin port from now on."""
+        from gatehouse.compose.admin_port import admin_port
+        from gatehouse.wire.admin.endpoints import Services
+
         services = Services(
             keys=self.keys,
-            reports=Reports(SqlLedger(self.database.read), self.drain.drain_now),
+            reports=self.reports,
             audit=AuditAdministration(self.log, self._clock),
             statement=self.office.statement,
             plans=lambda: (self.steward.version, self.steward.plans),
@@ -288,17 +295,15 @@ class StewardParts:
             readiness=lambda: (self.steward.serving, dict(self.steward.problems)),
             version=__version__,
         )
-        app = build_app(endpoints(services), self._identify, self._refused, self._rng, __version__)
-        config = uvicorn.Config(
-            app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=False, timeout_graceful_shutdown=2
-        )
-        self._admin = _AdminServer(config)
+        self._admin = admin_port(services, self.identify, self.refused, self._rng)
         self._admin_task = self._spawn(self._admin.serve([listener]), name="admin")
 
-    async def _identify(self, credentials: tuple[bytes, ...]) -> Principal:
-        return await identify(credentials, self._directory, self._checker, self._clock.now())
+    async def identify(self, credentials: tuple[bytes, ...]) -> Principal:
+        """Who calls, beside the data plane; see `gatehouse.pipeline.stages.identify.identify`."""
+        return await identify(credentials, self.directory, self._checker, self._clock.now())
 
-    async def _refused(self, principal: Principal, permission: str, asked: str) -> None:
+    async def refused(self, principal: Principal, permission: str, asked: str) -> None:
+        """Write down that `principal` asked for what it has no permission for."""
         detail = {"actor_name": principal.name, "lacks": permission}
         event = AuditEvent(self._clock.now(), "admin", "admin.refused", principal.key_id, principal.tenant, asked, "refused", detail)
         await self.log.record((event,))

@@ -104,11 +104,9 @@ class _Seat:
 
 
 class Steward:
-    """Runs a server's singular parts and its workers."""
+    """Runs a server's singular parts and its workers. One that starts none serves the calls of its own process: the library's."""
 
-    def __init__(self, command: WorkerCommand, listener: socket.socket, clock: Clock, rng: Rng, spawn: Spawn) -> None:
-        self._command = command
-        self._listener = listener
+    def __init__(self, clock: Clock, rng: Rng, spawn: Spawn) -> None:
         self._equipment: Parts | None = None
         self._clock = clock
         self._rng = rng
@@ -171,12 +169,12 @@ class Steward:
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
-    async def start(self, workers: int) -> None:
-        """Start the workers; returns when their processes exist. `ready` tells when they serve."""
+    async def start(self, workers: int, command: WorkerCommand, listener: socket.socket) -> None:
+        """Start the workers, which share `listener`; returns when their processes exist. `ready` tells when they serve."""
         for index in range(workers):
             seat = _Seat(index)
             self._seats.append(seat)
-            seat.child = Child(f"worker {index}", partial(self._launch, seat), partial(self._ended, seat), self._clock)
+            seat.child = Child(f"worker {index}", partial(self._launch, seat, command, listener), partial(self._ended, seat), self._clock)
             self._spawn(seat.child.run(), name=f"supervise-worker-{index}")
         for seat in self._seats:
             assert seat.child is not None
@@ -201,14 +199,14 @@ class Steward:
         """How often a worker had to be started again."""
         return sum(seat.child.restarts for seat in self._seats if seat.child is not None)
 
-    def _launch(self, seat: _Seat) -> Launch:
+    def _launch(self, seat: _Seat, command: WorkerCommand, listener: socket.socket) -> Launch:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         seat.incarnation = f"w{seat.index}-{os.getpid()}-{self._rng.token(6).hex()}"
         seat.version = ""
         seat.link = link = Link(lambda message: self._receive(seat, link, message), lambda: self._hung_up(seat, link))
         self._spawn(self._attach(ours, link, seat), name=f"attach-worker-{seat.index}")
-        return self._command(seat.incarnation, theirs.detach(), self._listener.fileno())
+        return command(seat.incarnation, theirs.detach(), listener.fileno())
 
     async def _attach(self, ours: socket.socket, link: Link, seat: _Seat) -> None:
         await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
