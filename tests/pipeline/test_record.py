@@ -286,6 +286,15 @@ async def test_counters_have_labels_from_closed_sets(desk: Desk) -> None:
     assert desk.tally.values["gatehouse_request_duration_seconds", ("assistant", "completed")] == [pytest.approx(0.003)]
 
 
+async def test_findings_of_guard_rules_are_counted(desk: Desk) -> None:
+    """Each rule that flagged the call counts once, whatever else flagged it."""
+    x = await desk.admitted()
+    x.flags += ["guard:github-token", "over_hold", "guard:hidden-text"]
+    desk.stage.settle(x)
+    counted = {labels: number for (name, labels), number in desk.tally.counts.items() if name == "gatehouse_guard_findings_total"}
+    assert counted == {("github-token",): 1, ("hidden-text",): 1}
+
+
 async def test_a_model_that_never_resolved_is_no_label(desk: Desk) -> None:
     """Whatever name a caller sends, the series stay those of the configuration."""
     x = await desk.admitted()

@@ -30,7 +30,7 @@ class WorkerPlane:
 
     def __init__(self, client: StewardClient, message: Configure, incarnation: str, data_dir: Path) -> None:
         clock, rng, spawn = SystemClock(), SystemRng(), TaskSpawner()
-        journal = JournalWriter.open(data_dir / "journals", incarnation)
+        self._journal = journal = JournalWriter.open(data_dir / "journals", incarnation)
         self._path = path = CallPath(message, client, client.fetch_key, journal, clock, rng, spawn)
         self.runner = path.runner
         self._tls: Tls | None = None
@@ -38,6 +38,7 @@ class WorkerPlane:
         routes = {"/v1/chat/completions": Route(dialect, "chat")}
         plane = DataPlane(self.runner, routes, dialect, ready=self._ready, rng=rng)
         self._server = DataServer(plane, http_limits(path.settings), clock, spawn)
+        self._server.on_refused(lambda code: path.tally.count("gatehouse_bad_requests_total", (code,)))
 
     async def start(self, listener: socket.socket) -> None:
         """See `Plane`."""
@@ -63,13 +64,14 @@ class WorkerPlane:
         """See `Plane`."""
         self._path.recall(meters)
 
-    def tick(self) -> None:
+    def tick(self) -> bool:
         """See `Plane`."""
         self._path.tick()
         tally = self._path.tally
         moved = self._server.open_connections - tally.value("gatehouse_connections")
         if moved:
             tally.gauge("gatehouse_connections", (), moved)
+        return self._journal.in_place
 
     def snapshot(self) -> bytes:
         """See `Plane`."""

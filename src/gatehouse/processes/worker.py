@@ -41,8 +41,8 @@ class Plane(Protocol):
     def recall(self, meters: tuple[str, ...]) -> None:
         """Give back what lies idle of these meters."""
 
-    def tick(self) -> None:
-        """Once a second: give back what lies idle."""
+    def tick(self) -> bool:
+        """Once a second: give back what lies idle. False when what calls leave behind is lost: then no more may be carried."""
 
     def snapshot(self) -> bytes:
         """The counters so far."""
@@ -152,7 +152,10 @@ class Worker:
         while True:
             await self._clock.sleep(REPORT_SECONDS)
             if self._plane is not None:
-                self._plane.tick()
+                if not self._plane.tick() and not self._draining:
+                    logger.critical("the journal of this process is gone from the disk; ending, so that its successor begins another")
+                    self._draining = True
+                    self._inbox.put_nowait(Drain(ORPHAN_GRACE))
                 self._client.report(self._plane.snapshot())
 
 

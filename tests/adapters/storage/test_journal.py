@@ -57,6 +57,20 @@ async def test_what_was_appended_can_be_read_at_once(writer: JournalWriter, tmp_
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+async def test_a_journal_knows_when_it_is_no_longer_in_place(writer: JournalWriter, tmp_path: Path, how: str) -> None:
+    """What is appended to a file that left its folder will never be drained; the writer can tell."""
+    assert writer.in_place
+    file = tmp_path / "journals" / "w1" / "1.log"
+    if how == "removed":
+        file.unlink()
+    else:
+        file.rename(tmp_path / "elsewhere.log")
+        if how == "replaced":
+            file.write_bytes(b"")
+    assert not writer.in_place
+
+
 async def test_files_rotate_by_size(tmp_path: Path) -> None:
     """Each holds whole frames behind its header; together they hold everything, in order."""
     writer = JournalWriter.open(tmp_path, "w1", rotate_bytes=1000)

@@ -120,6 +120,16 @@ class JournalWriter:
         """ "" when well, else what the disk said last."""
         return self._problem
 
+    @property
+    def in_place(self) -> bool:
+        """False when the file under our hands is no longer the one in the folder: what is appended then, nobody will ever read."""
+        try:
+            return os.path.samestat((self._folder / f"{self._number}.log").stat(), os.fstat(self._file))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+
     async def close(self) -> None:
         """Flush, and let go of the lock: from here on the journal counts as that of a dead process. A second close is a no-op."""
         if self._file < 0:

@@ -35,15 +35,21 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("gatehouse_stage_duration_seconds", "histogram", "Time a stage's admit took.", ("stage",), _TINY),
     Family("gatehouse_running", "gauge", "Calls being carried.", ()),
     Family("gatehouse_target_running", "gauge", "Calls a target is answering.", ("target",)),
+    Family("gatehouse_target_waiting", "gauge", "Calls that wait for a slot of a target.", ("target",)),
+    Family("gatehouse_target_wait_seconds", "histogram", "How long calls that had to wait for a slot waited.", ("target",), _SECONDS),
+    Family(
+        "gatehouse_target_turned_away_total",
+        "counter",
+        "Calls that a target's line would not take or keep: full, displaced, deadline, late.",
+        ("target", "reason"),
+    ),
     Family("gatehouse_connections", "gauge", "Open client connections.", ()),
     Family("gatehouse_attempts_failed_total", "counter", "Attempts at a target that failed before the first event.", ("target", "error")),
-    Family("gatehouse_guard_findings_total", "counter", "Findings of guard rules.", ("rule", "action", "direction")),
-    Family("gatehouse_cache_lookups_total", "counter", "Lookups of the answer cache.", ("result",)),
-    Family("gatehouse_limit_refusals_total", "counter", "Calls refused by a limit.", ("dimension",)),
+    Family("gatehouse_guard_findings_total", "counter", "Calls in which a guard rule found something, in or out.", ("rule",)),
     Family("gatehouse_over_hold_total", "counter", "Charges above their hold.", ("target",)),
     Family("gatehouse_journal_errors_total", "counter", "Records the journal could not take.", ()),
     Family("gatehouse_worker_restarts_total", "counter", "Workers that had to be started again.", ()),
-    Family("gatehouse_bad_requests_total", "counter", "Requests that were not HTTP we accept.", ("reason",)),
+    Family("gatehouse_bad_requests_total", "counter", "Requests that were not HTTP we accept.", ("code",)),
 )
 BY_NAME: Final = {family.name: family for family in FAMILIES}
 

@@ -14,6 +14,8 @@ from gatehouse.pipeline.exchange import NO_USAGE, Exchange
 SAMPLE: Final = 16
 """Every so many calls the time of each stage is counted: nine histograms a call would cost more than most stages. Each call's own
 times are in its record."""
+_GUARD: Final = "guard:"
+"""What a flag begins with that a guard rule set; the rule follows."""
 _BUCKETS: Final = ("input", "cached_input", "cache_write", "output", "reasoning", "audio_input", "audio_output")
 
 
@@ -50,6 +52,9 @@ class Record:
                 amount = getattr(x.usage, bucket)
                 if amount:
                     tally.count("gatehouse_tokens_total", (model, target, bucket), amount)
+        for flag in x.flags:
+            if flag.startswith(_GUARD):
+                tally.count("gatehouse_guard_findings_total", (flag[len(_GUARD) :],))
         if x.charge:
             tally.count("gatehouse_cost_usd_units_total", (model, target), x.charge)
         if x.first_event >= 0:

@@ -52,7 +52,7 @@ class Application(Protocol):
 class Shared:
     """What the connections of one server have in common. `now` and `date` are set by the server's one timer."""
 
-    __slots__ = ("application", "connections", "date", "draining", "freed", "heads", "limits", "now")
+    __slots__ = ("application", "connections", "date", "draining", "freed", "heads", "limits", "now", "refused")
 
     def __init__(self, application: Application, limits: HttpLimits, now: float, date: bytes) -> None:
         self.application = application
@@ -65,6 +65,8 @@ class Shared:
         self.connections: set[Connection] = set()
         self.freed: Callable[[], object] = lambda: None
         """Called when a connection has gone."""
+        self.refused: Callable[[str], object] = lambda code: None
+        """Called with the code of what was no request."""
 
     def due(self, seconds: float) -> float:
         """The deadline `seconds` from now: never early, at most two ticks late."""
@@ -389,6 +391,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, refused: Refused) -> None:
         """Say what is wrong with what came in place of a request, and be done with this connection."""
+        self._shared.refused(refused.error.code)
         fields, payload = self._shared.application.refusal(refused.error)
         self._transport.write(response.whole(refused.status, self._shared.date + fields + response.CLOSE, payload))
         self._close(linger=True)

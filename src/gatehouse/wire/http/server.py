@@ -37,6 +37,10 @@ class DataServer:
         self._shared.freed = self._freed
         application.emptied = self._wake
 
+    def on_refused(self, told: Callable[[str], object]) -> None:
+        """Have `told` called with the error code of each request that is not one."""
+        self._shared.refused = told
+
     @property
     def open_connections(self) -> int:
         """Connections taken and not yet gone."""
