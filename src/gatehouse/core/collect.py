@@ -3,7 +3,7 @@
 from typing import Any
 
 from gatehouse.core.calls import ToolCall
-from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, FinishReason, ToolDelta
+from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Events, FinishReason, ToolDelta
 from gatehouse.core.usage import Usage
 
 
@@ -45,6 +45,23 @@ class Collector:
             return self._whole
         choices = tuple(growing.choice(index) for index, growing in sorted(self._choices.items()))
         return Answer(choices, self._id, self._model, self._created, self._usage, self._fingerprint)
+
+
+async def collected(events: Events) -> Answer:
+    """A whole answer: the one event it came in, or all of them put together."""
+    answer: Answer | None = None
+    collector: Collector | None = None
+    async for event in events:
+        if type(event) is Answer:
+            answer = event
+        else:
+            collector = collector or Collector()
+            collector.add(event)
+    if answer is None and collector is not None:
+        answer = collector.answer()
+    if answer is None:
+        raise RuntimeError("a call was answered without an event")
+    return answer
 
 
 class _Growing:

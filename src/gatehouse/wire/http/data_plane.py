@@ -14,9 +14,9 @@ from typing import Final, Protocol
 import msgspec
 
 from gatehouse.core.calls import Operation
-from gatehouse.core.collect import Collector
+from gatehouse.core.collect import collected
 from gatehouse.core.errors import GatehouseError, InvalidRequest, NotFound, Unauthenticated, Unavailable
-from gatehouse.core.events import Answer, Events
+from gatehouse.core.events import Events
 from gatehouse.core.money import format_usd
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Dialect, Rng
@@ -197,19 +197,9 @@ class _Reply:
                 await stream.give_way()
 
     async def _collect(self, x: Exchange, events: Events) -> None:
-        """A whole answer: the one event it came in, or all of them put together."""
-        answer: Answer | None = None
-        collector: Collector | None = None
-        async for event in events:
-            if type(event) is Answer:
-                answer = event
-            else:
-                collector = collector or Collector()
-                collector.add(event)
-        if answer is None and collector is not None:
-            answer = collector.answer()
-        if answer is None or x.call is None:
-            raise RuntimeError("a call was answered without an event, or without having been decoded")
+        answer = await collected(events)
+        if x.call is None:
+            raise RuntimeError("a call was answered without having been decoded")
         if x.answer is None:
             x.answer = answer
         self._payload = x.dialect.encode_answer(answer, x.call)
