@@ -26,6 +26,7 @@ from gatehouse.core.events import Chunk, Event, Events
 from gatehouse.core.plans import Deadlines, Target
 from gatehouse.core.ports import Attempt
 from gatehouse.core.secrets import Secret
+from gatehouse.core.single import Single
 from gatehouse.dialects.openai import StreamDecoder, decode_answer, decode_error, encode_request
 
 OPENAI_BASE_URL: Final = "https://api.openai.com/v1"
@@ -70,6 +71,9 @@ class _Probe:
         self.tenant = ""
         self.deadlines = Deadlines(_PING_SECONDS, _PING_SECONDS, _PING_SECONDS, _PING_SECONDS)
         self.sent = False
+
+    def vacated(self) -> None:
+        """Nobody waits for it."""
 
 
 class OpenAIModel:
@@ -119,7 +123,7 @@ class OpenAIModel:
             first_byte += _SLOWEST * call.max_tokens if call.max_tokens is not None else attempt.deadlines.total
         reply = await self._http.send(prefix, body, attempt, streams=call.stream, first_byte=first_byte)
         if not reply.streaming:
-            return _one(self._read_whole(reply))
+            return Single(self._read_whole(reply))
         decoder = StreamDecoder(call.n)
         try:
             first = decoder.feed(reply.take())
@@ -178,10 +182,6 @@ async def _begun(events: AsyncGenerator[Event, None]) -> Events:
     # A generator that was never entered runs no `finally` when it is closed; one that stands at its first yield does.
     await events.asend(None)
     return events
-
-
-async def _one(answer: Event) -> AsyncGenerator[Event, None]:
-    yield answer
 
 
 async def _flow(reply: Reply, decoder: StreamDecoder, events: list[Event]) -> AsyncGenerator[Event, None]:

@@ -159,13 +159,13 @@ class Reply:
 
     def add(self, data: bytes) -> bool:
         """Keep a piece of the body; False when it is more than may be kept."""
-        self.size += len(data)
+        size = len(data)
+        self.size += size
+        self.buffered += size
         if self.drained:
-            self.buffered += len(data)
             return self.buffered <= MAX_DRAINED
         self._chunks.append(data)
-        self.buffered += len(data)
-        if self.streaming:
+        if self._waiter is not None and self.streaming:
             self.wake()
         return self.size <= self.limit
 
