@@ -10,7 +10,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from gatehouse.testing.upstream import FakeUpstream, completion, endless, silence, story, stream, streamed, usage_of
+from gatehouse.testing.upstream import FakeUpstream, completion, endless, frame, http, silence, story, stream, streamed, usage_of
 from tests.served.whole import Server, serving
 
 CONFIG = """
@@ -254,6 +254,21 @@ async def test_secrets_do_not_pass(server: Server, upstream: FakeUpstream) -> No
     text = (await server.chat(stream=True)).body.decode()
     assert token[3:20] not in text
     assert text.endswith("data: [DONE]\n\n")
+
+
+async def test_secrets_in_members_nobody_knows(server: Server, upstream: FakeUpstream) -> None:
+    """What a provider writes into members of its own leaves only where no guard has to have read it."""
+    token = "ghp_" + "a1B2c3D4e5F6" * 3
+    answer = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "hello", "notes": token}, "finish_reason": "stop"}]}
+    upstream.will(http(json.dumps(answer).encode()))
+    reply = await server.chat()
+    assert reply.json()["choices"][0]["message"]["content"] == "hello"
+    assert token not in reply.body.decode()
+    piece = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "hello", "notes": token}, "finish_reason": None}]}
+    upstream.will(stream([frame(piece), *story([])[1:]]))
+    text = (await server.chat(stream=True)).body.decode()
+    assert "hello" in text
+    assert token not in text
 
 
 async def test_rows_16_and_17_no_field_picks_a_target(server: Server, upstream: FakeUpstream) -> None:

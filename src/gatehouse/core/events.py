@@ -51,6 +51,8 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: bytes = b""
     """The complete frame ("data: {...}\\n\\n" for SSE), or empty."""
     dialect: str = ""
+    opaque: bool = False
+    """`raw` holds members of a choice that were not decoded: who must have read all that leaves makes the event anew without `raw`."""
 
 
 class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,6 +79,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: bytes = b""
     """The complete body as it came, or empty."""
     dialect: str = ""
+    opaque: bool = False
+    """As in `Chunk`."""
 
 
 Event = Chunk | Answer

@@ -3,9 +3,9 @@
 Usage and errors stay undecoded at first: a count or an error that is written badly must not spoil the answer around it.
 """
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from gatehouse.core.calls import ToolCall
 from gatehouse.core.events import FinishReason
@@ -115,3 +115,53 @@ class ChunkReply(Struct, gc=False):
     usage: Raw = ABSENT
     system_fingerprint: str | None = None
     error: Raw = ABSENT
+
+
+# The same shapes, strict: what decodes under these was read to the last word. Everything else is decoded under the ones above
+# and marked opaque, so that a guard that must have read all of it does not let the bytes pass.
+
+
+class _StrictFunction(_Function, gc=False, forbid_unknown_fields=True):
+    pass
+
+
+class _StrictCustom(_Custom, gc=False, forbid_unknown_fields=True):
+    pass
+
+
+class _StrictToolPiece(ToolPiece, gc=False, forbid_unknown_fields=True):
+    function: _StrictFunction | None = None
+    custom: _StrictCustom | None = None
+    type: str | None = None
+
+
+class _StrictMessage(MessageReply, gc=False, forbid_unknown_fields=True):
+    role: str | None = None
+    tool_calls: list[_StrictToolPiece] | None = None  # type: ignore[assignment]
+    function_call: None = None
+    audio: None = None
+    annotations: Annotated[list[None], Meta(max_length=0)] | None = None
+
+
+class _StrictChoice(ChoiceReply, gc=False, forbid_unknown_fields=True):
+    message: _StrictMessage
+    stop_reason: int | None = None
+    matched_stop: int | None = None
+
+
+class _StrictPiece(ChoicePiece, gc=False, forbid_unknown_fields=True):
+    delta: _StrictMessage | None = None
+    stop_reason: int | None = None
+    matched_stop: int | None = None
+
+
+class StrictAnswerReply(AnswerReply, gc=False):
+    """A whole answer whose choices hold nothing that we do not read."""
+
+    choices: list[_StrictChoice] | None = None  # type: ignore[assignment]
+
+
+class StrictChunkReply(ChunkReply, gc=False):
+    """A frame whose choices hold nothing that we do not read."""
+
+    choices: list[_StrictPiece] | None = None  # type: ignore[assignment]

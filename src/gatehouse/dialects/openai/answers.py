@@ -6,24 +6,30 @@ import msgspec
 
 from gatehouse.core.calls import Call
 from gatehouse.core.events import Answer, Choice
-from gatehouse.dialects.openai._replies import AnswerReply, ChoiceReply, finish_reason, given
+from gatehouse.dialects.openai._replies import AnswerReply, ChoiceReply, StrictAnswerReply, finish_reason, given
 from gatehouse.dialects.openai.errors import error_in_answer, not_understood
 from gatehouse.dialects.openai.requests import tool_call
 from gatehouse.dialects.openai.usage import read_usage, write_usage
 
 NAME: Final = "openai"
+_decode_strictly: Final = msgspec.json.Decoder(StrictAnswerReply).decode
 
 
 def decode_answer(body: bytes) -> Answer:
-    """The answer in a 200 response's body; unknown fields stay in `raw` only.
+    """The answer in a 200 response's body; unknown fields stay in `raw` only, and in a choice they make it opaque.
 
     A usage that cannot be true is left out of both the value and `raw`.
 
     Raises:
         UpstreamFailed: not an answer (upstream_invalid), or an error dressed as one.
     """
+    opaque = False
     try:
-        reply = msgspec.json.decode(body, type=AnswerReply)
+        try:
+            reply: AnswerReply = _decode_strictly(body)
+        except msgspec.ValidationError:
+            reply = msgspec.json.decode(body, type=AnswerReply)
+            opaque = True
     except (ValueError, RecursionError) as fault:
         raise not_understood(f"answer of {len(body)} bytes: {type(fault).__name__}") from None
     if not reply.choices:
@@ -44,6 +50,7 @@ def decode_answer(body: bytes) -> Answer:
         reply.system_fingerprint,
         body,
         NAME,
+        opaque,
     )
 
 

@@ -9,7 +9,7 @@ from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, ToolDelta
 from gatehouse.core.usage import Usage
 from gatehouse.dialects._sse import MAX_FRAME, FrameTooLarge, SSEParser, read_frame
-from gatehouse.dialects.openai._replies import ChoicePiece, ChunkReply, ToolPiece, finish_reason, given
+from gatehouse.dialects.openai._replies import ChoicePiece, ChunkReply, StrictChunkReply, ToolPiece, finish_reason, given
 from gatehouse.dialects.openai.answers import NAME, without_usage
 from gatehouse.dialects.openai.errors import error_in_answer, not_understood
 from gatehouse.dialects.openai.usage import read_usage, write_usage
@@ -25,12 +25,15 @@ class StreamDecoder:
     forget the former). What comes after `[DONE]` is dropped. Read until `finished` or the end of the bytes, then `close`.
     """
 
-    __slots__ = ("_begun", "_choices", "_decode", "_ended", "_failure", "_parser", "finished")
+    __slots__ = ("_begun", "_choices", "_decode", "_decode_strictly", "_ended", "_failure", "_opaque", "_parser", "finished")
 
     def __init__(self, choices: int = 1, max_frame: int = MAX_FRAME) -> None:
         """`choices` is how many were asked for; `max_frame` bounds one frame in bytes."""
         self._parser = SSEParser(max_frame)
         self._decode = msgspec.json.Decoder(ChunkReply).decode
+        self._decode_strictly = msgspec.json.Decoder(StrictChunkReply).decode
+        self._opaque = False
+        """A target that once wrote what we do not read is not expected to stop."""
         self._choices = choices
         self._begun: set[int] = set()
         self._ended: set[int] = set()
@@ -93,7 +96,7 @@ class StreamDecoder:
 
     def _chunk(self, payload: bytes, raw: bytes) -> Chunk | None:
         try:
-            reply = self._decode(payload)
+            reply = self._read(payload)
         except (ValueError, RecursionError) as fault:
             raise not_understood(f"frame of {len(payload)} bytes: {type(fault).__name__}") from None
         if given(reply.error):
@@ -113,7 +116,17 @@ class StreamDecoder:
             deltas = (self._delta(choices[0]),)
         else:
             deltas = tuple([self._delta(choice) for choice in choices])
-        return Chunk(deltas, reply.id or "", reply.model or "", int(reply.created or 0), usage, reply.system_fingerprint, raw, NAME)
+        return Chunk(
+            deltas, reply.id or "", reply.model or "", int(reply.created or 0), usage, reply.system_fingerprint, raw, NAME, self._opaque
+        )
+
+    def _read(self, payload: bytes) -> ChunkReply:
+        if not self._opaque:
+            try:
+                return self._decode_strictly(payload)
+            except msgspec.ValidationError:
+                self._opaque = True
+        return self._decode(payload)
 
     def _delta(self, choice: ChoicePiece) -> ChoiceDelta:
         index = choice.index

@@ -9,6 +9,8 @@ import logging
 from collections.abc import AsyncGenerator, Iterator
 from typing import Final
 
+import msgspec
+
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import Blocked, GatehouseError, InvalidRequest, TooLarge, Unavailable
 from gatehouse.core.events import Answer, Chunk, Event, Events
@@ -161,6 +163,9 @@ class Guard:
         screen = Screen(self._scanner, self._normaliser, action, self._flag_only)
         try:
             async for event in events:
+                if event.opaque and action != "flag":
+                    # What nobody could read leaves only as what was read of it.
+                    event = msgspec.structs.replace(event, raw=b"", opaque=False)  # noqa: PLW2901
                 try:
                     ready = screen.take(event) if isinstance(event, Chunk) else await self._screened_answer(x, event, action)
                 except Exception as fault:
