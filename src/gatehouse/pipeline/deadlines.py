@@ -9,7 +9,7 @@ from gatehouse.core.ports import Clock
 from gatehouse.pipeline.exchange import Exchange
 
 
-class Deadlines:
+class CallDeadlines:
     """Ends calls that take longer than they were given."""
 
     def __init__(self, clock: Clock) -> None:

@@ -18,11 +18,11 @@ from gatehouse.core.events import Chunk, Event, Events
 from gatehouse.core.limits import Dimension
 from gatehouse.core.money import ZERO
 from gatehouse.core.outcome import Outcome
-from gatehouse.core.plans import Capability, Plan, Target
-from gatehouse.core.plans import Deadlines as TargetDeadlines
+from gatehouse.core.plans import Capability, Deadlines, Plan, Target
 from gatehouse.core.ports import Clock, Model, Rng, Tally, TokenCounter
+from gatehouse.core.single import Single
 from gatehouse.core.usage import Usage
-from gatehouse.pipeline.deadlines import Deadlines
+from gatehouse.pipeline.deadlines import CallDeadlines
 from gatehouse.pipeline.exchange import Exchange
 
 MAX_ATTEMPTS: Final = 4
@@ -57,7 +57,7 @@ class Attempt:
 
     __slots__ = ("deadlines", "request_id", "sent", "tenant")
 
-    def __init__(self, request_id: str, tenant: str, deadlines: TargetDeadlines) -> None:
+    def __init__(self, request_id: str, tenant: str, deadlines: Deadlines) -> None:
         self.request_id = request_id
         self.tenant = tenant
         self.deadlines = deadlines
@@ -95,7 +95,7 @@ class Dispatch:
         self._clock = clock
         self._rng = rng
         self._tally = tally
-        self._deadlines = Deadlines(clock)
+        self._deadlines = CallDeadlines(clock)
         self._runs: dict[Exchange, _Run] = {}
 
     @property
@@ -113,8 +113,12 @@ class Dispatch:
         call, plan = x.call, x.plan
         assert call is not None
         assert plan is not None
-        candidates = self._candidates(plan)
-        target = next(candidates, None)
+        candidates: Iterator[Target] | None = None
+        if len(plan.targets) == 1 and plan.targets[0].provider in self._models:
+            target: Target | None = plan.targets[0]
+        else:
+            candidates = self._candidates(plan, set())
+            target = next(candidates, None)
         if target is None:
             raise Unavailable("No target of this model can be asked now.", retry_after=RETRY_AFTER)
         run = self._runs[x] = _Run(target.deadlines.total)
@@ -123,14 +127,17 @@ class Dispatch:
             try:
                 events = await self._ask(x, run, call, plan, target)
             except UpstreamFailed as error:
-                following = self._after(x, run, error, candidates)
-                if following is None:
+                if candidates is None:
+                    candidates = self._candidates(plan, {target.id})
+                target = self._after(x, run, error, candidates)
+                if target is None:
                     raise
                 self._books.attempt_failed(x, error)
-                target = following
             else:
                 run.begun = True
                 x.first_event = self._clock.monotonic() - x.clock_start
+                if type(events) is Single:
+                    return Single(self._whole(x, run, events.event))
                 stream = self._count(x, run, events)
                 # A generator that was never entered runs no `finally` when it is closed; now it stands at its first yield.
                 await stream.asend(None)
@@ -142,7 +149,8 @@ class Dispatch:
         if run is None:
             return
         self._deadlines.stop(x, run.seconds)
-        self._account(x, run)
+        if not run.counted:
+            self._account(x, run)
         self._release(run)
 
     # --- asking ----------------------------------------------------------------------------------------------------
@@ -173,8 +181,7 @@ class Dispatch:
             error.retry_after = RETRY_AFTER
         return following
 
-    def _candidates(self, plan: Plan) -> Iterator[Target]:
-        tried = set()
+    def _candidates(self, plan: Plan, tried: set[str]) -> Iterator[Target]:
         for group in (plan.targets, *plan.fallbacks):
             left = [target for target in group if target.provider in self._models and target.id not in tried]
             while left:
@@ -238,11 +245,12 @@ class Dispatch:
         """Take the target's word for what it used, unless it cannot be true."""
         usage = event.usage
         assert usage is not None
+        into, out = usage.input_total, usage.output_total
         most = MOST_TOKENS * (x.call.n if x.call is not None else 1)
-        if min(msgspec.structs.astuple(usage)) < 0 or usage.input_total > MOST_TOKENS or usage.output_total > most:
+        if into > MOST_TOKENS or out > most or min(msgspec.structs.astuple(usage)) < 0:
             _flag(x, "absurd_usage")
             return msgspec.structs.replace(event, usage=None, raw=b"")
-        if usage.total == 0 and run.pieces:
+        if not (into or out) and run.pieces:
             # Some servers send zeros for "not counted".
             return event
         run.usage = usage
