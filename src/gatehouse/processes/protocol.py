@@ -68,10 +68,11 @@ class Acquire(Message, frozen=True, tag=3):
 
 
 class Acquired(Message, frozen=True, tag=4):
-    """steward -> worker."""
+    """steward -> worker. `problem` is not "" when nobody could decide: then nothing was granted and nothing refused."""
 
     number: int
     granted: Granted
+    problem: str = ""
 
 
 class GiveBack(Message, frozen=True, tag=5):

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from gatehouse.core.errors import GatehouseError
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
@@ -272,9 +273,10 @@ class Steward:
                 if granted.amounts or not await self._recall(link, message.draws[granted.refused or 0].meter.id):
                     break
                 granted = await self._parts.office.acquire(incarnation, message.draws)
-        except Exception:
-            # No answer: the worker runs into its deadline and tells its callers that limits cannot be checked.
-            logger.exception("a lease could not be decided")
+        except Exception as error:
+            detail = error.detail if isinstance(error, GatehouseError) else ""
+            logger.error("a lease could not be decided: %s", detail or type(error).__name__)
+            link.send(Acquired(message.number, Granted(), type(error).__name__))
             return
         if not link.send(Acquired(message.number, granted)) and granted.amounts:
             # Slots and windows of a dead incarnation are freed as a whole, money is in doubt until its journal is read.

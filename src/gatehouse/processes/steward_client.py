@@ -54,6 +54,8 @@ class StewardClient:
         number = self._next()
         self._drawn[number] = draws
         answer: Acquired = await self._ask(number, Acquire(number, draws))
+        if answer.problem:
+            raise _gone(answer.problem)
         return answer.granted
 
     def give_back(self, unused: Iterable[Unused]) -> None:
@@ -136,7 +138,5 @@ class StewardClient:
         self._on_lost()
 
 
-def _gone() -> Unavailable:
-    return Unavailable(
-        "Limits cannot be checked at the moment.", code="steward_unavailable", retry_after=1.0, detail="the steward does not answer"
-    )
+def _gone(detail: str = "the steward does not answer") -> Unavailable:
+    return Unavailable("Limits cannot be checked at the moment.", code="steward_unavailable", retry_after=1.0, detail=detail)
