@@ -142,6 +142,16 @@ async def test_an_unreachable_database_is_unavailable(tmp_path: Path) -> None:
     assert "secret" not in f"{refused.value} {refused.value.detail}"
 
 
+async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    """Garbage where the database should be is told in words, not as a fault of the driver, and is left as it is."""
+    garbage = b"garbage " * 1000
+    (tmp_path / "gatehouse.db").write_bytes(garbage)
+    with pytest.raises(Unavailable) as refused:
+        await Database.open("sqlite:///gatehouse.db", tmp_path)
+    assert "not a database" in refused.value.detail
+    assert (tmp_path / "gatehouse.db").read_bytes() == garbage
+
+
 async def test_a_sqlite_file_is_private_and_durable(tmp_path: Path) -> None:
     """Mode 0600, write-ahead log, and a commit waits for the disk."""
     database = await Database.open("sqlite:///data/test.db", tmp_path)

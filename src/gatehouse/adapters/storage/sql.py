@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InternalError, OperationalError
 from sqlalchemy.exc import InterfaceError as SqlInterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -221,6 +221,7 @@ def _translated() -> Iterator[None]:
     except PoolTimeout as error:
         raise _unavailable("no connection within the time") from error
     except DBAPIError as error:
-        if error.connection_invalidated:
+        # SQLite's word for a file that is damaged or no database at all is the bare class; what we do wrong has a class of its own.
+        if error.connection_invalidated or type(error) is DatabaseError:
             raise _unavailable(str(error.orig).strip()) from error
         raise
