@@ -13,7 +13,7 @@ import msgspec
 
 from gatehouse.core.calls import FORBIDDEN_FIELDS
 from gatehouse.core.money import parse_usd
-from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings, decode_custom, process_environment
+from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings, decode_custom, encode_custom, process_environment
 from gatehouse.yaml_lines import Lines, YamlError, read_yaml
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
@@ -51,6 +51,17 @@ def parse(text: str, source: str, environ: Mapping[str, str]) -> Settings:
     except msgspec.ValidationError as error:
         raise SettingsError(_explain(str(error), lines, source)) from None
     _check(settings, lines, source)
+    return settings
+
+
+def check(settings: Settings) -> Settings:
+    """Settings that a program made, validated like those of a file. Raises SettingsError."""
+    try:
+        settings = msgspec.convert(msgspec.to_builtins(settings, enc_hook=encode_custom), Settings, dec_hook=decode_custom)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"settings: {error}") from None
+    for path, problem in _problems(settings):
+        raise SettingsError(f"settings: {_shown(path)}: {problem}")
     return settings
 
 

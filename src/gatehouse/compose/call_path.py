@@ -81,10 +81,18 @@ class Models:
 
 
 class CallPath:
-    """What carries calls. `message` is the configuration in force; `fetch` finds keys. Owns `journal` and `spawn`, and closes them."""
+    """What carries calls. `message` is the configuration in force; `fetch` finds keys, `checker` checks them. Owns `journal` and `spawn`, and closes them."""
 
     def __init__(
-        self, message: Configure, office: LeaseOffice, fetch: Fetch, journal: JournalWriter, clock: Clock, rng: Rng, spawn: TaskSpawner
+        self,
+        message: Configure,
+        office: LeaseOffice,
+        fetch: Fetch,
+        checker: KeyChecker,
+        journal: JournalWriter,
+        clock: Clock,
+        rng: Rng,
+        spawn: TaskSpawner,
     ) -> None:
         self.settings = settings = msgspec.msgpack.decode(message.settings, type=Settings, dec_hook=decode_custom)
         self.tally = ProcessTally()
@@ -106,7 +114,7 @@ class CallPath:
         self.runner = Runner(
             in_order(
                 Record(books, self.tally, names),
-                Identify(self.keys, KeyChecker(message.keys.pepper, message.keys.bootstrap), clock),
+                Identify(self.keys, checker, clock),
                 Read(settings.listen.http.max_body_bytes, self._offload),
                 Authorise(),
                 Route(self.table),

@@ -152,7 +152,7 @@ class StewardParts:
         appender = AuditAppender(seal)
         signer = AuditSigner(root.derive(Purpose.AUDIT_SIGNING), root.fingerprint())
         self.log = SqlAuditLog(database.run, database.read, appender, signer, seal)
-        self._checker, bootstrap_digest = checker_of(root, environment.bootstrap_key)
+        self.checker, bootstrap_digest = checker_of(root, environment.bootstrap_key)
         self._worker_keys = WorkerKeys(root.derive(Purpose.API_KEY_PEPPER), root.derive(Purpose.AUDIT_COMMITMENT), bootstrap_digest)
         store = SqlKeyStore(database.run, appender.append)
         self.directory = _Directory(store)
@@ -163,7 +163,7 @@ class StewardParts:
         self.drain = Drain(FileJournalShelf(data_dir / "journals"), books, self.office, clock, tally)
         self.reports = Reports(SqlLedger(database.read), self.drain.drain_now)
         self._prices = SqlPriceBook(database.run)
-        self.keys = KeyAdministration(store, self._checker, self.log, self._key_changed, clock, rng)
+        self.keys = KeyAdministration(store, self.checker, self.log, self._key_changed, clock, rng)
         self._rng = rng
         # What a dead process left behind stays in doubt, and counts, until the drain has been through it.
         self.steward.equip(
@@ -300,7 +300,7 @@ class StewardParts:
 
     async def identify(self, credentials: tuple[bytes, ...]) -> Principal:
         """Who calls, beside the data plane; see `gatehouse.pipeline.stages.identify.identify`."""
-        return await identify(credentials, self.directory, self._checker, self._clock.now())
+        return await identify(credentials, self.directory, self.checker, self._clock.now())
 
     async def refused(self, principal: Principal, permission: str, asked: str) -> None:
         """Write down that `principal` asked for what it has no permission for."""

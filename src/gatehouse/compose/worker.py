@@ -12,6 +12,7 @@ import uvloop
 from gatehouse.adapters.storage.journal import JournalWriter
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
 from gatehouse.compose.call_path import CallPath
+from gatehouse.core.keys import KeyChecker
 from gatehouse.dialects.openai import OpenAIDialect
 from gatehouse.processes.protocol import Configure
 from gatehouse.processes.steward_client import StewardClient
@@ -31,7 +32,8 @@ class WorkerPlane:
     def __init__(self, client: StewardClient, message: Configure, incarnation: str, data_dir: Path) -> None:
         clock, rng, spawn = SystemClock(), SystemRng(), TaskSpawner()
         self._journal = journal = JournalWriter.open(data_dir / "journals", incarnation)
-        self._path = path = CallPath(message, client, client.fetch_key, journal, clock, rng, spawn)
+        checker = KeyChecker(message.keys.pepper, message.keys.bootstrap)
+        self._path = path = CallPath(message, client, client.fetch_key, checker, journal, clock, rng, spawn)
         self.runner = path.runner
         self._tls: Tls | None = None
         dialect = OpenAIDialect()

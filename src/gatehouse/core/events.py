@@ -54,6 +54,11 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     opaque: bool = False
     """`raw` holds members of a choice that were not decoded: who must have read all that leaves makes the event anew without `raw`."""
 
+    @property
+    def text(self) -> str:
+        """What it adds to the first choice's text; "" when it adds none."""
+        return next((choice.text for choice in self.choices if choice.index == 0), "")
+
 
 class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
     """One complete choice. `text` is None when the model only called tools."""
@@ -81,6 +86,11 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     dialect: str = ""
     opaque: bool = False
     """As in `Chunk`."""
+
+    @property
+    def text(self) -> str:
+        """The first choice's text; "" when the model only called tools."""
+        return (self.choices[0].text or "") if self.choices else ""
 
 
 Event = Chunk | Answer

@@ -94,12 +94,13 @@ def bootstrap_principal() -> Principal:
 class KeyChecker:
     """Tells whether a presented key is the one a record was made for, in time that does not depend on the answer.
 
-    Holds the pepper and the digest of the bootstrap key, never a key.
+    Holds the pepper and the digest of the bootstrap key, never a key. That key stands for `bootstrap_principal`, or for
+    whom its maker says.
     """
 
     __slots__ = ("_bootstrap", "_inner", "_nobody", "_outer", "bootstrap")
 
-    def __init__(self, pepper: bytes, bootstrap_digest: bytes | None = None) -> None:
+    def __init__(self, pepper: bytes, bootstrap_digest: bytes | None = None, bootstrap: Principal | None = None) -> None:
         if not 32 <= len(pepper) <= _BLOCK:
             raise ValueError(f"a pepper has 32 to {_BLOCK} bytes")
         # HMAC with its two padded keys hashed once and for all (RFC 2104, section 4): a third of the cost of each call anew.
@@ -108,7 +109,7 @@ class KeyChecker:
         self._outer = sha256(bytes(byte ^ 0x5C for byte in padded))
         self._nobody = self.digest(b"nobody's key")
         self._bootstrap = bootstrap_digest or self._nobody
-        self.bootstrap = bootstrap_principal()
+        self.bootstrap = bootstrap or bootstrap_principal()
 
     def __repr__(self) -> str:
         return "KeyChecker(***)"
