@@ -28,6 +28,10 @@ class Attempted:
         self.tenant = "default"
         self.deadlines = Deadlines(first_byte=first_byte, idle=20.0)
         self.sent = False
+        self.vacancies = 0
+
+    def vacated(self) -> None:
+        self.vacancies += 1
 
 
 class StepEngine:
@@ -110,6 +114,18 @@ async def test_a_stream(model: EngineModel, engine: StepEngine) -> None:
     chunks = [event for event in events if isinstance(event, Chunk)]
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "www"
     assert [chunk.usage for chunk in chunks if chunk.usage is not None] == [Usage(input=5, output=3)]
+
+
+async def test_the_slots_are_known_once_the_host_was_met(model: EngineModel, engine: StepEngine) -> None:
+    """None before; and the model says when the engine is done, taken or not."""
+    assert model.slots is None
+    engine.permits.release(3)
+    attempt = Attempted()
+    events = await model.answer(call(), TARGET, attempt)
+    assert model.slots == 2
+    await until(lambda: attempt.vacancies == 1)
+    await events.aclose()
+    assert attempt.vacancies == 1
 
 
 async def test_choices_are_runs_of_their_own(model: EngineModel, engine: StepEngine) -> None:

@@ -120,9 +120,13 @@ async def test_scenario_58_the_host_is_killed(server: Server) -> None:
 
 
 async def test_many_users_on_few_slots(server: Server) -> None:
-    """Thirty-two users at once on four slots: all of them are answered."""
+    """Thirty-two users at once on four slots: all of them are answered, and those who waited were seen to."""
+    before = await server.metric("gatehouse_target_wait_seconds_count")
     replies = await asyncio.gather(*(server.chat("Hello", model="tiny", max_tokens=20) for _ in range(32)))
     assert {reply.status for reply in replies} == {200}
+    async with asyncio.timeout(10):
+        while await server.metric("gatehouse_target_wait_seconds_count") <= before:
+            await asyncio.sleep(0.02)
 
 
 async def test_scenario_19_leaving_stops_the_engine(server: Server) -> None:

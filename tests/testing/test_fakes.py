@@ -20,6 +20,9 @@ class Attempt:
     deadlines = Deadlines()
     sent = False
 
+    def vacated(self) -> None:
+        """Nobody waits."""
+
 
 def ports() -> tuple[Clock, Rng, Spawn, Tally, Journal, KeyDirectory, Model]:
     """Type-checked: each fake is its port."""

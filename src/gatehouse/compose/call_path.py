@@ -23,7 +23,7 @@ from gatehouse.adapters.telemetry.tally import ProcessTally
 from gatehouse.core.calls import Call
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.plans import Plan
-from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, TokenCounter
+from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, Slotted, TokenCounter
 from gatehouse.pipeline.bookkeeping import Bookkeeper, Commitments
 from gatehouse.pipeline.key_cache import Fetch, KeyCache
 from gatehouse.pipeline.lease_book import LeaseBook
@@ -38,6 +38,7 @@ from gatehouse.pipeline.stages.limit import Limit
 from gatehouse.pipeline.stages.read import Read
 from gatehouse.pipeline.stages.record import Record
 from gatehouse.pipeline.stages.route import Route, RouteTable
+from gatehouse.pipeline.turnstile import Turnstile
 from gatehouse.processes.protocol import Configure
 from gatehouse.settings import ProviderSettings, Settings, decode_custom, read_environment
 
@@ -52,8 +53,9 @@ class Models:
 
     def __init__(self) -> None:
         self.by_provider: dict[str, Model] = {}
+        self.slotted: dict[str, Slotted] = {}
         self._counters: dict[str, TokenCounter] = {}
-        """Those of them that can count; asked here once, because asking a Protocol costs more than most stages."""
+        """Those of them that can count, as above those with slots; asked once, because asking a Protocol costs more than most stages."""
         self._made_from: dict[str, object] = {}
 
     def replace(self, wanted: dict[str, tuple[object, Callable[[], Model]]]) -> list[Model]:
@@ -64,6 +66,8 @@ class Models:
         self.by_provider.update(made)
         self._made_from = {name: source for name, (source, _) in wanted.items()}
         self._counters = {name: model for name, model in made.items() if isinstance(model, TokenCounter)}
+        self.slotted.clear()
+        self.slotted.update({name: model for name, model in made.items() if isinstance(model, Slotted)})
         return left
 
     def count_input(self, call: Call, plan: Plan) -> int | None:
@@ -121,7 +125,7 @@ class CallPath:
                 Limit(self._book, clock, self._models.count_input),
                 Guard(scanner, clock, flag_only=scanner.flag_only),
                 Cache(MemoryCache(clock, settings.cache.max_bytes)),
-                Dispatch(self._models.by_provider, books, clock, rng, self.tally),
+                Dispatch(self._models.by_provider, books, clock, rng, self.tally, Turnstile(self._models.slotted, clock, self.tally)),
             ),
             clock,
         )

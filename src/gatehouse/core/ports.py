@@ -108,6 +108,9 @@ class Attempt(Protocol):
     sent: bool
     """Set by the model when bytes of the request may have left: a call that is cut off before that costs nothing."""
 
+    def vacated(self) -> None:
+        """Called by a model with slots when it has done its work, though the answer may not have been taken yet."""
+
 
 class Model(Protocol):
     """Something that answers calls: a remote provider or an embedded engine."""
@@ -124,6 +127,15 @@ class Model(Protocol):
 
     async def close(self) -> None:
         """Give back every connection and process."""
+
+
+@runtime_checkable
+class Slotted(Protocol):
+    """The optional ability of a model to say how many choices it can make at a time: it is not given more. It says `vacated`."""
+
+    @property
+    def slots(self) -> int | None:
+        """How many; None while it is not known, and then nobody is made to wait."""
 
 
 @runtime_checkable

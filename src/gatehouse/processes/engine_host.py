@@ -1,7 +1,8 @@
 """The host of one embedded engine: a process of its own, so that a crash in native code takes no other model with it.
 
-Workers connect over a Unix socket. More calls at a time than the engine has slots would collapse it, so the one line for
-slots is here, where every worker's calls meet: first come, first served, bounded, and left at once by who is cancelled.
+Workers connect over a Unix socket. More calls at a time than the engine has slots would collapse it. Each worker's turnstile
+lets through no more than that, in an order that is fair; the line here is the backstop where several workers' calls meet:
+first come, first served, bounded, and left at once by who is cancelled.
 """
 
 import asyncio

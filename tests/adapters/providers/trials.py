@@ -15,6 +15,9 @@ class Trial:
         self.deadlines = Deadlines(**{"connect": 2.0, "first_byte": 5.0, "idle": 5.0, "total": 20.0, **deadlines})
         self.sent = False
 
+    def vacated(self) -> None:
+        """A provider has no slots."""
+
 
 async def eventually(condition: Callable[[], object], *, seconds: float = 5.0) -> None:
     """Return as soon as `condition` holds. Raises TimeoutError when it does not in time."""

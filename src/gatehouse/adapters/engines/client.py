@@ -24,9 +24,10 @@ NOT_RUNNING: Final = "The embedded model does not run at the moment."
 class _Talk:
     """One call: what came and was not taken yet."""
 
-    __slots__ = ("events", "failure", "finished", "waiting")
+    __slots__ = ("attempt", "events", "failure", "finished", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
         self.events: deque[Event] = deque()
         self.finished = False
         self.failure: UpstreamFailed | None = None
@@ -71,6 +72,12 @@ class EngineModel:
         self._line: _Line | None = None
         self._connecting: asyncio.Lock = asyncio.Lock()
         self._number = 0
+        self._slots: int | None = None
+
+    @property
+    def slots(self) -> int | None:
+        """What the host said when it was met last; see `Slotted`."""
+        return self._slots
 
     def __repr__(self) -> str:
         return f"EngineModel({self._path.name})"
@@ -83,7 +90,7 @@ class EngineModel:
             raise UpstreamFailed("The embedded model could not be loaded.", code="upstream_unreachable", detail=detail, sent=False)
         self._number += 1
         number = self._number
-        talk = line.talks[number] = _Talk()
+        talk = line.talks[number] = _Talk(attempt)
         attempt.sent = True
         line.send(Ask(number, call, attempt.deadlines.first_byte))
         first_byte = attempt.deadlines.first_byte if call.stream else attempt.deadlines.total
@@ -131,6 +138,7 @@ class EngineModel:
                     sent=False,
                 ) from None
             self._line = line
+            self._slots = line.hello.slots or None if line.hello is not None else None
             return line
 
 
@@ -230,4 +238,7 @@ class _Line(asyncio.Protocol):
                 )
             case _:
                 return
+        if not isinstance(message, Pieces):
+            # However slowly the answer is taken, the engine has done with it.
+            talk.attempt.vacated()
         talk.wake()

@@ -1,7 +1,8 @@
 """Dispatch asks a target, and another one when that fails before it has begun to answer; then it counts what comes.
 
 Targets of a group are tried in an order drawn by weight, then those of the fallback groups. After the first event nothing
-is retried: the error travels in the stream. Each attempt is in the journal before its bytes go upstream.
+is retried: the error travels in the stream. Each attempt is in the journal before its bytes go upstream. A target with slots
+has a turnstile in front: a call that it turns away goes on to the next target, and has cost no attempt.
 
 What a call used is what its target says. Where it does not say, or the call ends before it could, the tokens so far are
 counted here: an answer that was cut off is paid for once, and an attempt that failed before it answered is not paid for.
@@ -24,6 +25,7 @@ from gatehouse.core.single import Single
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.deadlines import CallDeadlines
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.turnstile import Ticket, Turnstile
 
 MAX_ATTEMPTS: Final = 4
 RETRY_AFTER: Final = 1.0
@@ -55,25 +57,33 @@ class Books(Protocol):
 class Attempt:
     """What a model is told beside the call."""
 
-    __slots__ = ("deadlines", "request_id", "sent", "tenant")
+    __slots__ = ("deadlines", "request_id", "sent", "tenant", "ticket")
 
-    def __init__(self, request_id: str, tenant: str, deadlines: Deadlines) -> None:
+    def __init__(self, request_id: str, tenant: str, deadlines: Deadlines, ticket: Ticket | None) -> None:
         self.request_id = request_id
         self.tenant = tenant
         self.deadlines = deadlines
         self.sent = False
+        self.ticket = ticket
+
+    def vacated(self) -> None:
+        """See `core.ports.Attempt`."""
+        if self.ticket is not None:
+            self.ticket.leave(done=True)
 
 
 class _Run:
     """One call while Dispatch carries it."""
 
-    __slots__ = ("attempt", "begun", "characters", "counted", "model", "pieces", "seconds", "target", "usage")
+    __slots__ = ("attempt", "begun", "characters", "counted", "model", "pieces", "seconds", "target", "ticket", "usage")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.target: Target | None = None
         self.model: Model | None = None
         self.attempt: Attempt | None = None
+        self.ticket: Ticket | None = None
+        """Its place at the target's turnstile, where there is one."""
         self.begun = False
         self.counted = False
         self.usage: Usage | None = None
@@ -89,8 +99,12 @@ class Dispatch:
 
     name = "dispatch"
 
-    def __init__(self, models: Mapping[str, Model], books: Books, clock: Clock, rng: Rng, tally: Tally) -> None:
+    def __init__(
+        self, models: Mapping[str, Model], books: Books, clock: Clock, rng: Rng, tally: Tally, turnstile: Turnstile | None = None
+    ) -> None:
         self._models = models
+        self._turnstile = turnstile or Turnstile({}, clock, tally)
+        self._slotted = self._turnstile.models
         self._books = books
         self._clock = clock
         self._rng = rng
@@ -129,12 +143,15 @@ class Dispatch:
             except UpstreamFailed as error:
                 if candidates is None:
                     candidates = self._candidates(plan, {target.id})
-                target = self._after(x, run, error, candidates)
+                target = self._after(x, run, error, target, candidates)
                 if target is None:
                     raise
-                self._books.attempt_failed(x, error)
+                if x.opened:
+                    self._books.attempt_failed(x, error)
             else:
                 run.begun = True
+                if run.ticket is not None:
+                    run.ticket.began()
                 x.first_event = self._clock.monotonic() - x.clock_start
                 if type(events) is Single:
                     return Single(self._whole(x, run, events.event))
@@ -156,9 +173,13 @@ class Dispatch:
     # --- asking ----------------------------------------------------------------------------------------------------
 
     async def _ask(self, x: Exchange, run: _Run, call: Call, plan: Plan, target: Target) -> Events:
+        model = self._models[target.provider]
+        deadlines = target.deadlines
+        if target.provider in self._slotted:
+            deadlines = await self._pass(x, run, target)
         run.target = target
-        run.model = model = self._models[target.provider]
-        run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", target.deadlines)
+        run.model = model
+        run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", deadlines, run.ticket)
         self._tally.gauge("gatehouse_target_running", (target.id,), 1)
         if not x.commitment:
             await self._books.commit(x)
@@ -169,10 +190,18 @@ class Dispatch:
             call = msgspec.structs.replace(call, stream=False)
         return await model.answer(call, target, run.attempt)
 
-    def _after(self, x: Exchange, run: _Run, error: UpstreamFailed, candidates: Iterator[Target]) -> Target | None:
-        """The target to try after a failed attempt; None when the failure is what the caller is told."""
-        assert run.target is not None
-        self._tally.count("gatehouse_attempts_failed_total", (run.target.id, error.code))
+    async def _pass(self, x: Exchange, run: _Run, target: Target) -> Deadlines:
+        """Through the target's turnstile; the deadlines that are left then. Raises UpstreamFailed when it turns the call away."""
+        deadlines = target.deadlines
+        began = x.marks[-1] if x.marks else x.clock_start
+        run.ticket = ticket = self._turnstile.enter(x, target, run.seconds - (self._clock.monotonic() - began))
+        waited = await ticket.turn() if ticket is not None else 0.0
+        return msgspec.structs.replace(deadlines, first_byte=deadlines.first_byte - waited) if waited else deadlines
+
+    def _after(self, x: Exchange, run: _Run, error: UpstreamFailed, target: Target, candidates: Iterator[Target]) -> Target | None:
+        """The target to try after `target` failed or turned the call away; None when that is what the caller is told."""
+        if x.opened:
+            self._tally.count("gatehouse_attempts_failed_total", (target.id, error.code))
         self._release(run)
         if error.caller_fault:
             return None
@@ -202,6 +231,9 @@ class Dispatch:
         if run.target is not None:
             self._tally.gauge("gatehouse_target_running", (run.target.id,), -1)
             run.target = None
+        if run.ticket is not None:
+            run.ticket.leave()
+            run.ticket = None
 
     # --- counting --------------------------------------------------------------------------------------------------
 
