@@ -127,7 +127,14 @@ def cli_page() -> str:
         "# Command line",
         "",
         "Commands that ask a server find it and its key in the data directory of this machine, in `GATEHOUSE_ADMIN_URL` and",
-        "`GATEHOUSE_KEY`, or take `--url` and `--key`.",
+        "`GATEHOUSE_KEY`, or take `--url` and `--key`. `gatehouse chat` speaks to the data port: `GATEHOUSE_URL`. The key in the data",
+        "directory is sent to this machine's servers only. `SSL_CERT_FILE` names the authority of a server with a private certificate.",
+        "",
+        "`--json` puts JSON, and nothing else, on standard output; what went wrong is a sentence on standard error. Exit status: 0 well,",
+        "1 not possible (the sentence says why), 2 a wrong option, or an audit log that is not whole, 130 an answer that was interrupted.",
+        "",
+        "Completion of commands and options: `gatehouse --install-completion` sets it up for the shell it runs in (bash, zsh, fish);",
+        "`gatehouse --show-completion` prints it, to be put where your shell looks.",
         "",
     ]
     for words, command in commands(root, ("gatehouse",)):

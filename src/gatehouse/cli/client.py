@@ -1,16 +1,19 @@
 """How commands reach a running server: address and key from options, the environment, or the data directory of this machine."""
 
 import http.client
+import ipaddress
 import json
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 from gatehouse.core.secrets import Secret
 from gatehouse.settings import Environment
+
+ADMIN_SECONDS: Final = 30.0
 
 
 class CommandError(Exception):
@@ -38,20 +41,59 @@ def find_server(data_dir: Path) -> ServerFile | None:
         return None
 
 
-class AdminClient:
-    """A few calls to the admin API, one connection each."""
+class Door:
+    """One port of a server and the key to show there. Opens a connection for each request."""
 
     def __init__(self, base_url: str, key: Secret) -> None:
         try:
-            self._base = urlsplit(base_url)
-            self._host, self._port = self._base.hostname, self._base.port
+            base = urlsplit(base_url)
+            host, self._port = base.hostname, base.port
         except ValueError:
-            self._host, self._port = None, None
-        if self._host is None or self._base.scheme not in {"http", "https"}:
-            raise CommandError(f"{base_url!r} is not a URL like http://127.0.0.1:8081")
+            raise CommandError(f"{base_url!r} is not a URL like http://127.0.0.1:8080") from None
+        if host is None or base.scheme not in {"http", "https"}:
+            raise CommandError(f"{base_url!r} is not a URL like http://127.0.0.1:8080")
         if not (key.reveal().isprintable() and key.reveal().isascii()):
             raise CommandError("The key holds characters that no key has; copy it again.")
+        self._host = host
+        self._tls = base.scheme == "https"
+        self._path = base.path.rstrip("/")
         self._key = key
+        self.where = f"{base.scheme}://{base.netloc.rpartition('@')[2]}"
+
+    def send(
+        self, method: str, path: str, body: bytes | None, seconds: float
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """Send a request; its connection, which the caller closes, and the answer's head.
+
+        Raises:
+            CommandError: nobody answers, or not in HTTP.
+        """
+        connection: http.client.HTTPConnection
+        if self._tls:
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=seconds, context=ssl.create_default_context())
+        else:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=seconds)
+        headers = {"authorization": f"Bearer {self._key.reveal()}", "content-type": "application/json"}
+        try:
+            connection.request(method, self._path + path, body, headers)
+            return connection, connection.getresponse()
+        except ssl.SSLCertVerificationError as error:
+            connection.close()
+            words = f"The certificate of {self.where} is not trusted here ({error.verify_message})."
+            raise CommandError(f"{words} Name your authority's file in SSL_CERT_FILE.") from None
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise CommandError(f"No server answers at {self.where} ({type(error).__name__}). Start one with: gatehouse serve") from None
+        except BaseException:
+            connection.close()
+            raise
+
+
+class AdminClient:
+    """A few calls to the admin API."""
+
+    def __init__(self, base_url: str, key: Secret) -> None:
+        self._door = Door(base_url, key)
 
     def get(self, path: str, **query: str | None) -> Any:
         """GET and decode; parameters that are None are left out."""
@@ -67,31 +109,28 @@ class AdminClient:
         return self._call("DELETE", path, None)
 
     def _call(self, method: str, path: str, body: bytes | None) -> Any:
-        host, port = self._host or "", self._port
-        connection: http.client.HTTPConnection
-        if self._base.scheme == "https":
-            connection = http.client.HTTPSConnection(host, port, timeout=30, context=ssl.create_default_context())
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=30)
-        headers = {"authorization": f"Bearer {self._key.reveal()}", "content-type": "application/json"}
+        connection, response = self._door.send(method, path, body, ADMIN_SECONDS)
         try:
-            connection.request(method, self._base.path.rstrip("/") + path, body, headers)
-            response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            where = f"{self._base.scheme}://{self._base.netloc}"
-            raise CommandError(f"No server answers at {where} ({type(error).__name__}). Start one with: gatehouse serve") from None
+            raise CommandError(f"The answer of {self._door.where} broke off ({type(error).__name__}).") from None
         finally:
             connection.close()
         if response.status >= 400:
-            raise CommandError(_message(response.status, content))
-        return json.loads(content) if content else None
+            raise CommandError(refusal(response.status, content))
+        try:
+            if response.headers.get("x-gatehouse-request-id") is None:
+                raise ValueError
+            return json.loads(content) if content else None
+        except ValueError:
+            raise CommandError(f"What answers at {self._door.where} is not the admin port of a Gatehouse.") from None
 
 
-def _message(status: int, content: bytes) -> str:
+def refusal(status: int, content: bytes) -> str:
+    """What an error answer says, for a person."""
     try:
         error = json.loads(content)["error"]
-        return f"{error['message']} (HTTP {status}, {error['code']})"
+        return f"{error['message']} (HTTP {status}, {error['code'] or error['type']})"
     except (ValueError, KeyError, TypeError):
         return f"The server answered HTTP {status}."
 
@@ -107,8 +146,34 @@ def local_key(data_dir: Path) -> Secret | None:
     """The administrator's key that a first start left for this machine's operator, or None."""
     try:
         return Secret((data_dir / "admin.key").read_text().strip())
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
+
+
+def find_key(url: str, key: str | None, data_dir: Path, environment: Environment) -> Secret:
+    """The key to show at `url`. The one in the data directory is for this machine's servers: it is never sent elsewhere."""
+    if key:
+        return Secret(key)
+    if environment.key is not None:
+        return environment.key
+    kept = local_key(data_dir)
+    if kept is not None and _here(url, find_server(data_dir)):
+        return kept
+    raise CommandError("No key: give --key, set GATEHOUSE_KEY, or run this where the server's data directory is.")
+
+
+def _here(url: str, found: ServerFile | None) -> bool:
+    """Whether `url` is the server of the data directory, or on this machine."""
+    if found is not None and url in {found.url, found.admin_url}:
+        return True
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return True  # it will be refused for what it is
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def admin_client(url: str | None, key: str | None, data_dir: Path | None, environment: Environment) -> AdminClient:
@@ -118,9 +183,4 @@ def admin_client(url: str | None, key: str | None, data_dir: Path | None, enviro
     base = url or environment.admin_url or (found.admin_url if found else None)
     if base is None:
         raise CommandError(f"No server runs on {directory}. Start one with: gatehouse serve, or name one with --url.")
-    secret = Secret(key) if key else environment.key
-    if secret is None:
-        secret = local_key(directory)
-    if secret is None:
-        raise CommandError("No key: give --key, set GATEHOUSE_KEY, or run this where the server's data directory is.")
-    return AdminClient(base, secret)
+    return AdminClient(base, find_key(base, key, directory, environment))

@@ -1,13 +1,16 @@
 """What the commands draw: tables, small bars, and a call's stages in time. Everything that came from outside is escaped."""
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-BAR = 24
+BAR: Final = 24
+AXIS: Final = 48
+"""Cells of the time axis."""
 
 
 def safe(text: str) -> str:
@@ -55,40 +58,100 @@ def usage_table(rows: list[dict[str, Any]], groups: list[str]) -> Table:
     return table
 
 
+def models_table(models: list[dict[str, Any]]) -> Table:
+    """Models with each target on its line; prices are USD per million tokens."""
+    table = Table("model", "target", "share", "in / out", "context", "most out", "can", "also", show_lines=False)
+    for model in models:
+        weights = sum(target["weight"] for target in model["targets"])
+        rows = [(target, f"{100 * target['weight'] / weights:.0f} %") for target in model["targets"]]
+        rows += [(target, f"fallback {at}") for at, group in enumerate(model["fallbacks"], 1) for target in group]
+        for number, (target, share) in enumerate(rows):
+            price = target["price"]
+            table.add_row(
+                f"[bold]{safe(model['name'])}[/]" if number == 0 else "",
+                safe(target["id"]),
+                share,
+                f"${price['input']} / ${price['output']}" if price else "[yellow]unknown[/]",
+                f"{target['context_window']:,}" if target["context_window"] else "-",
+                f"{target['max_output_tokens'] or model['max_output_tokens']:,}",
+                ", ".join(target["capabilities"]) or "-",
+                _also(model) if number == 0 else "",
+            )
+        table.add_section()
+    return table
+
+
+def _also(model: dict[str, Any]) -> str:
+    words = []
+    if model["cache"]:
+        words.append(f"cached {model['cache']['ttl']:g} s for the {model['cache']['scope']}")
+    if model["strict_audit"]:
+        words.append("strict audit")
+    if model["guard_input"] == "off" or model["guard_output"] == "off":
+        words.append("[yellow]guard off[/]")
+    return ", ".join(words) or "-"
+
+
 def trace(call: dict[str, Any]) -> Group:
     """A call: a line for each attempt, and its stages drawn on one time axis."""
-    parts: list[Any] = [Text.from_markup(f"[bold]{safe(call['id'])}[/]  key {safe(call['key_id'] or '-')}  policy {safe(call['policy'])}")]
+    last = call["attempts"][-1]
+    words = [f"[bold]{safe(call['id'])}[/]", f"key {safe(call['key_id'] or '-')}"]
+    words += [f"team {safe(call['team'])}"] if call["team"] else []
+    words += [f"{safe(call['operation'])} {safe(last['model'] or '-')}", f"policy {safe(call['policy'])}"]
+    at = datetime.fromtimestamp(last["at"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    words += [at, f"{call['traffic']} traffic"] if call["traffic"] != "live" else [at]
+    parts: list[Any] = [Text.from_markup("  ".join(words))]
+    began = 0
     for attempt in call["attempts"]:
-        colour = "green" if attempt["outcome"] == "completed" else "red"
-        used = ", ".join(f"{count} {bucket}" for bucket, count in attempt["usage"].items() if count)
-        words = [
-            f"attempt {attempt['attempt']}",
-            safe(attempt["target"] or "-"),
-            f"[{colour}]{attempt['outcome']}[/] {safe(attempt['error'])}",
-            f"{attempt['duration_us'] / 1000:.2f} ms",
-            used or "no tokens",
-            f"${attempt['cost_usd']}",
-            f"cache {attempt['cache']}",
-            f"[yellow]{safe(', '.join(attempt['flags']))}[/]",
-        ]
-        parts.append(Text.from_markup("  ".join(words)))
-        if attempt["stages"]:
-            parts.append(_stages(attempt))
+        parts.append(_attempt(attempt, began))
+        began = attempt["duration_us"]
+    if last["stages"]:
+        parts.append(_stages(call["attempts"]))
     return Group(*parts)
 
 
-def _stages(attempt: dict[str, Any]) -> Table:
-    table = Table("stage", "starts", "takes", "", box=None, padding=(0, 1))
-    whole = max(attempt["duration_us"], 1)
-    rows = [(stage["stage"], stage["start_us"], stage["took_us"]) for stage in attempt["stages"]]
+def _attempt(attempt: dict[str, Any], began: int) -> Text:
+    colour = "green" if attempt["outcome"] == "completed" else "red"
+    used = ", ".join(f"{count} {bucket.replace('_', ' ')}" for bucket, count in attempt["usage"].items() if count)
+    words = [
+        f"attempt {attempt['attempt']}" if attempt["attempt"] else "no attempt",
+        safe(attempt["target"] or "-"),
+        f"[{colour}]{attempt['outcome']}[/] {safe(attempt['error'])}".strip(),
+        f"{(attempt['duration_us'] - began) / 1000:.2f} ms",
+        used or "no tokens",
+        f"${attempt['cost_usd']}",
+        f"cache {attempt['cache']}",
+        f"[yellow]{safe(', '.join(attempt['flags']))}[/]",
+    ]
+    return Text.from_markup("  ".join(words).rstrip())
+
+
+def _stages(attempts: list[dict[str, Any]]) -> Table:
+    """Rows on one axis: the stages, each attempt when there were several, the wait for the first piece, and the stream."""
+    last = attempts[-1]
+    whole = max(last["duration_us"], 1)
+    rows = [(stage["stage"], stage["start_us"], stage["took_us"], "cyan") for stage in last["stages"]]
     end = rows[-1][1] + rows[-1][2]
-    if attempt["first_event_us"] >= 0:
-        end = max(end, attempt["first_event_us"])
-    rows.append(("stream", end, max(whole - end, 0)))
-    for name, start, took in rows:
-        offset = min(int(40 * start / whole), 39)
-        length = max(1, round(40 * took / whole))
-        table.add_row(
-            safe(name), f"{start / 1000:.2f} ms", f"{took / 1000:.2f} ms", Text(" " * offset + "━" * min(length, 40 - offset), "cyan")
-        )
+    if len(attempts) > 1:
+        # An attempt begins where the one before ended; the first one when Dispatch was entered.
+        began = rows[-1][1]
+        for attempt in attempts:
+            colour = "green" if attempt["outcome"] == "completed" else "red"
+            rows.append((f"attempt {attempt['attempt']}", began, max(attempt["duration_us"] - began, 0), colour))
+            began = attempt["duration_us"]
+    first = last["first_event_us"]
+    if first > end:
+        rows.append(("first piece", end, first - end, "yellow"))
+        end = first
+    rows.append(("stream", end, max(whole - end, 0), "green"))
+    axis = f"0{f'{whole / 1000:.2f} ms':>{AXIS - 1}}"
+    table = Table("stage", "starts", "takes", axis, box=None, padding=(0, 1))
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for name, start, took, colour in rows:
+        offset = min(int(AXIS * start / whole), AXIS - 1)
+        length = min(max(1, round(AXIS * took / whole)), AXIS - offset)
+        # What takes less than half a cell is drawn thin, so that it does not look like a share of the time.
+        mark = "━" if took * AXIS * 2 >= whole else "╷"
+        table.add_row(safe(name), f"{start / 1000:.2f} ms", f"{took / 1000:.2f} ms", Text(" " * offset + mark * length, colour))
     return table

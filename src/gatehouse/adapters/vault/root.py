@@ -31,6 +31,7 @@ class Purpose(enum.StrEnum):
     FIELD = "field"
     SESSION = "session"
     WEBHOOK = "webhook"
+    BACKUP = "backup"
     FINGERPRINT = "fingerprint"
 
 
