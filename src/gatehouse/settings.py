@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from gatehouse.core.identity import Role
 from gatehouse.core.plans import Capability
 from gatehouse.core.secrets import Secret
 
@@ -38,6 +39,8 @@ class HttpSettings(_Tree, frozen=True):
 
     max_body_bytes: Positive = 32 * 1024 * 1024
     """Largest request body of an authenticated caller."""
+    max_body_bytes_by_role: dict[Role, Positive] = {}
+    """Another bound for callers of a role (admin, developer, viewer); of several roles the largest counts."""
     max_connections: Positive = 16_384
     """Open connections a worker accepts; beyond it accepting pauses."""
     head_seconds: Seconds = 10.0
@@ -295,9 +298,16 @@ def read_environment() -> Environment:
     )
 
 
+_INHERITED = frozenset(
+    {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+    | {"HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "PYTHONPATH", "PYTHONHASHSEED", "PYTHONWARNINGS", "OMP_NUM_THREADS"}
+)
+"""What an inner process needs of the environment. Providers' keys are not among it: workers get them over the inner socket."""
+
+
 def worker_environment() -> dict[str, str]:
-    """What a child process inherits: everything but our own secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("GATEHOUSE_")}
+    """What an inner process inherits."""
+    return {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith("LC_")}
 
 
 def process_environment() -> Mapping[str, str]:

@@ -301,3 +301,28 @@ async def test_a_guard_that_takes_too_long(action: str) -> None:
     else:
         with pytest.raises(Unavailable):
             await stage.admit(x)
+
+
+@pytest.mark.parametrize("action", ["block", "redact"])
+async def test_what_only_shows_when_put_together(action: str) -> None:
+    """A secret cut over the text parts of one message, or written with escapes into tool arguments: refused, not passed by."""
+    cut = len(AWS) // 2
+    parts = Message("user", (TextPart(f"the key is {AWS[:cut]}"), TextPart(f"{AWS[cut:]} indeed")))
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in AWS)
+    arguments = Message("assistant", None, tool_calls=(ToolCall("c", "f", f'{{"note": "{escaped}"}}'),))
+    for message, place in ((parts, "messages[0].content"), (arguments, "messages[0].tool_calls[0].arguments")):
+        x = exchange(Call(model="m", messages=(message,)), input=action)
+        with pytest.raises(Blocked) as caught:
+            await guard().admit(x)
+        assert caught.value.param == place
+        assert AWS not in caught.value.message
+
+
+async def test_clean_parts_and_escapes_pass() -> None:
+    """Ordinary parts and ordinary escapes are no finding."""
+    parts = Message("user", (TextPart("one "), TextPart("two")))
+    arguments = Message("assistant", None, tool_calls=(ToolCall("c", "f", '{"text": "a\\nb"}'), ToolCall("d", "g", "{\\ not json")))
+    x = exchange(Call(model="m", messages=(parts, arguments)), input="block")
+    call = x.call
+    await guard().admit(x)
+    assert x.call is call

@@ -119,7 +119,7 @@ class CallPath:
             in_order(
                 Record(books, self.tally, names),
                 Identify(self.keys, checker, clock),
-                Read(settings.listen.http.max_body_bytes, self._offload),
+                Read(settings.listen.http.max_body_bytes, self._offload, settings.listen.http.max_body_bytes_by_role),
                 Authorise(),
                 Route(self.table),
                 Limit(self._book, clock, self._models.count_input),

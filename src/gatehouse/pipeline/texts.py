@@ -52,6 +52,40 @@ def plain(call: Call) -> tuple[list[str], frozenset[str]]:
     return texts, _NOTHING_UNREAD
 
 
+def seams(call: Call) -> list[Located]:
+    """What only shows when put together or read as its reader will: the text parts of a message joined, as most models get
+    them, and the strings of tool arguments that were written with escapes."""
+    found: list[Located] = []
+    for index, message in enumerate(call.messages):
+        content = message.content
+        if content.__class__ is tuple:
+            parts = [part.text for part in content if part.__class__ is TextPart]
+            if len(parts) > 1:
+                found.append((f"messages[{index}].content", "".join(parts)))
+        for number, tool in enumerate(message.tool_calls):
+            if "\\" in tool.arguments:
+                found.append((f"messages[{index}].tool_calls[{number}].arguments", _unescaped(tool.arguments)))
+    return found
+
+
+def _unescaped(arguments: str) -> str:
+    """Every string in a JSON text, one a line; nothing for what is no JSON, which its reader cannot decode either."""
+    strings: list[str] = []
+    try:
+        waiting = [msgspec.json.decode(arguments)]
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return ""
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            strings.append(value)
+        elif isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+    return "\n".join(strings)
+
+
 def located(call: Call) -> Iterator[Located]:
     """Every text with its place."""
     for index, message in enumerate(call.messages):

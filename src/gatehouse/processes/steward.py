@@ -47,6 +47,8 @@ CHECKPOINT_SECONDS: Final = 5.0
 COLLECT_SECONDS: Final = 2.0
 RECALL_SECONDS: Final = 0.1
 """How long workers have to give back what lies idle with them before a refusal stands."""
+HOPELESS: Final = 3
+"""Starts of each worker that ended before one served: it will not come up by itself."""
 MOST_RECALLED: Final = 10_000
 RECALL_PAUSE: Final = 0.05
 """Seconds in which one meter is recalled at most once: a limit that is truly used up must not cost every refusal a round."""
@@ -182,8 +184,17 @@ class Steward:
             await seat.child.started.wait()
 
     async def ready(self, seconds: float) -> bool:
-        """Wait until every worker accepts connections."""
-        return await self._until(lambda: bool(self._seats) and all(seat.serving for seat in self._seats), seconds)
+        """Wait until every worker accepts connections; False at once when they keep dying instead."""
+        everybody = len(self._seats)
+
+        def settled() -> bool:
+            return self._all_serving or self.restarts >= HOPELESS * everybody
+
+        return await self._until(settled, seconds) and self._all_serving
+
+    @property
+    def _all_serving(self) -> bool:
+        return bool(self._seats) and all(seat.serving for seat in self._seats)
 
     @property
     def serving(self) -> bool:

@@ -84,6 +84,9 @@ class Guard:
             found = await self._reads(joined) if len(joined) > _PIECE else self._shows(joined)
             if found:
                 await self._act(x, call, policy.input)
+            assert x.call is not None
+            for place, text in texts.seams(x.call):
+                await self._together(x, place, text, policy.input)
         except GatehouseError:
             raise
         except Exception as fault:
@@ -138,6 +141,15 @@ class Guard:
         for rule in (*sieve.rules, *([HIDDEN_TEXT] if hidden else ())):
             _flag(x, f"guard:{rule}")
         return merged(sieve.spots + hidden) if hidden else sieve.spots
+
+    async def _together(self, x: Exchange, place: str, text: str, action: Action) -> None:
+        """A text that stands nowhere as it is read here: it cannot be redacted in its place, only refused or flagged."""
+        if not (await self._reads(text) if len(text) > _PIECE else self._shows(text)):
+            return
+        spots = await self._spots(x, text)
+        if spots and action != "flag":
+            rule = spots[0].rule
+            raise Blocked(f"{place}, put together, holds what the rule {rule!r} does not let through.", code=rule, param=place)
 
     async def _act(self, x: Exchange, call: Call, action: Action) -> None:
         changes = {}

@@ -30,6 +30,7 @@ from gatehouse.core.identity import Permission, Principal
 from gatehouse.core.ports import Rng
 from gatehouse.wire.admin.openapi import describe
 from gatehouse.wire.admin.views import ErrorBody, ErrorView
+from gatehouse.wire.credentials import offered
 
 logger = logging.getLogger("gatehouse.admin")
 
@@ -145,20 +146,11 @@ async def _authorised(request: Request, endpoint: Endpoint, identify: Identify, 
 
 
 def credentials(headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
-    """The distinct keys offered by Authorization: Bearer and x-api-key, in order."""
-    offered: list[bytes] = []
-    for name, value in headers:
-        key = b""
-        if name.lower() == b"x-api-key":
-            key = value.strip()
-        elif name.lower() == b"authorization":
-            scheme, _, rest = value.strip().partition(b" ")
-            if scheme.lower() != b"bearer":
-                raise Unauthenticated("Authorization must be of the form: Bearer KEY.")
-            key = rest.strip()
-        if key and key not in offered:
-            offered.append(key)
-    return tuple(offered)
+    """The distinct keys offered."""
+    return offered(
+        (value for name, value in headers if name.lower() == b"authorization"),
+        (value for name, value in headers if name.lower() == b"x-api-key"),
+    )
 
 
 def _query(request: Request, endpoint: Endpoint) -> dict[str, str]:

@@ -12,6 +12,7 @@ import msgspec
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from gatehouse.core.errors import GatehouseError, InvalidRequest, TooLarge
+from gatehouse.wire.credentials import bearer, offered
 from gatehouse.wire.http.limits import HttpLimits
 
 CHUNKED: Final = -1
@@ -184,18 +185,16 @@ def _repeated(lines: list[bytes]) -> tuple[dict[bytes, bytes], dict[bytes, list[
 
 
 def _credentials(headers: dict[bytes, bytes], several: dict[bytes, list[bytes]]) -> tuple[bytes, ...]:
-    """Every distinct key offered. An `Authorization` of another scheme counts whole, so that it fails instead of being passed over."""
+    """Every distinct key offered; see `wire.credentials`."""
     authorization = headers.get(b"authorization")
     api_key = headers.get(b"x-api-key")
     if api_key is None and authorization is not None and not several:
-        return (_bearer(authorization),)
-    offered = [_bearer(value) for value in several.get(b"authorization", () if authorization is None else (authorization,))]
-    offered += several.get(b"x-api-key", () if api_key is None else (api_key,))
-    return tuple(dict.fromkeys(offered))
-
-
-def _bearer(value: bytes) -> bytes:
-    return value[7:].lstrip(b" \t") if value[:7].lower() == b"bearer " else value
+        key = bearer(authorization)
+        return (key,) if key else ()
+    return offered(
+        several.get(b"authorization", () if authorization is None else (authorization,)),
+        several.get(b"x-api-key", () if api_key is None else (api_key,)),
+    )
 
 
 def _length(headers: dict[bytes, bytes], minor: int) -> int:
