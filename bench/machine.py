@@ -81,16 +81,24 @@ def free_port() -> int:
 
 
 class Process:
-    """A child on a core of its own, with its output in a file."""
+    """A child on a core of its own (None: on any), with its output in a file."""
 
     def __init__(
-        self, name: str, words: Sequence[str], log: Path, core: int, *, environment: dict[str, str] | None = None, piped: bool = False
+        self,
+        name: str,
+        words: Sequence[str],
+        log: Path,
+        core: int | None,
+        *,
+        environment: dict[str, str] | None = None,
+        piped: bool = False,
     ) -> None:
         self.name = name
         self.log = log
 
         def prepare() -> None:
-            os.sched_setaffinity(0, {core})
+            if core is not None:
+                os.sched_setaffinity(0, {core})
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
