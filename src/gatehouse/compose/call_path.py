@@ -85,7 +85,10 @@ class Models:
 
 
 class CallPath:
-    """What carries calls. `message` is the configuration in force; `fetch` finds keys, `checker` checks them. Owns `journal` and `spawn`, and closes them."""
+    """What carries calls. `message` is the configuration in force; `fetch` finds keys, `checker` checks them.
+
+    Owns `journal` and `spawn`, and closes them.
+    """
 
     def __init__(
         self,
