@@ -28,7 +28,7 @@ config_app = typer.Typer(help="Check the operator's file.", no_args_is_help=True
 def main() -> None:
     """Run the command line; a person's mistake is one sentence on standard error and exit status 1."""
     try:
-        app()
+        app(prog_name="gatehouse")
     except (CommandError, SettingsError) as error:
         _fail(str(error))
     except OSError as error:

@@ -280,6 +280,8 @@ def bring_back(data_dir: Path, environment: Environment, config: Path | None, fi
     path = database_path(settings, data_dir)
     if path is None or path.parent != data_dir:
         raise OfflineError("the file given with --config keeps its database elsewhere than in the data directory; restore without it")
+    if not data_dir.exists() and not file.is_file():
+        raise OfflineError(f"there is no file {file}")
     if running(data_dir):
         raise OfflineError(f"a server runs on {data_dir}; stop it, and restore into an empty directory")
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
