@@ -118,11 +118,11 @@ async def test_a_stream(model: EngineModel, engine: StepEngine) -> None:
 
 async def test_the_slots_are_known_once_the_host_was_met(model: EngineModel, engine: StepEngine) -> None:
     """None before; and the model says when the engine is done, taken or not."""
-    assert model.slots is None
+    before = model.slots
     engine.permits.release(3)
     attempt = Attempted()
     events = await model.answer(call(), TARGET, attempt)
-    assert model.slots == 2
+    assert (before, model.slots) == (None, 2)
     await until(lambda: attempt.vacancies == 1)
     await events.aclose()
     assert attempt.vacancies == 1

@@ -148,11 +148,29 @@ async def test_scenario_19_leaving_stops_the_engine(server: Server) -> None:
 
 
 async def test_scenario_59_a_broken_model_file(tmp_path: Path) -> None:
-    """The server runs and says what is wrong; the model's callers get a 503 that is not their fault."""
+    """A server with other models runs and says what is wrong; the broken model's callers get a 503 that is not their fault."""
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF\x03\0\0\0 and then nothing of use")
-    async with serving(tmp_path / "data", None, "--model", str(path)) as server:
-        reply = await server.chat(model="broken")
-        assert reply.status == 503
+    config = f"""
+models:
+  - name: broken
+    targets: [{{engine: llamacpp, path: "{path}"}}]
+  - name: tiny
+    targets: [{{engine: llamacpp, path: builtin}}]
+"""
+    async with serving(tmp_path / "data", config) as server:
+        assert (await server.chat(model="broken")).status == 503
+        assert (await server.chat(model="tiny")).status == 200
         ready = (await server.ask("GET", "/readyz", admin=True, key=None)).json()
         assert any("broken.gguf" in words for words in ready["degraded"].values())
+
+
+async def test_scenario_59_a_broken_file_named_on_the_command_line(tmp_path: Path) -> None:
+    """Refused before anything starts, in one sentence."""
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF\x03\0\0\0 and then nothing of use")
+    server = Server(tmp_path / "data", None)
+    status, _, said = await server.gatehouse("serve", "--port", "0", "--admin-port", "0", "--model", str(path))
+    assert status == 1
+    assert "damaged" in said
+    assert "Traceback" not in said

@@ -246,7 +246,7 @@ async def test_the_data_directory_is_lost(tmp_path: Path, upstream: FakeUpstream
         return next(meter for meter in meters["data"] if key[8:16] in meter["meter"] and meter["dimension"] == "money")
 
     async def resolved() -> bool:
-        return (await money())["in_doubt"] == 0
+        return bool((await money())["in_doubt"] == 0)
 
     await until(resolved)
     state = await money()
