@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,21 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 async def server(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Server]:
     async with serving(tmp_path / "data", CONFIG.format(url=upstream.url)) as running:
         yield running
+
+
+@pytest.fixture
+async def build() -> AsyncIterator[Callable[[Path, str], Server]]:
+    """Servers that a test starts and kills itself; what is left of them ends with the test."""
+    made: list[Server] = []
+
+    def make(data_dir: Path, config: str) -> Server:
+        made.append(Server(data_dir, config))
+        return made[-1]
+
+    yield make
+    for server in made:
+        if server.process is not None and server.process.returncode is None:
+            await server.stop()
 
 
 async def audited(server: Server, action: str) -> list[dict[str, Any]]:
@@ -161,10 +176,10 @@ async def test_scenario_51_sigterm_twice(server: Server, upstream: FakeUpstream)
     assert report["signed"] == report["size"]
 
 
-async def test_the_whole_server_is_killed_under_load(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_the_whole_server_is_killed_under_load(tmp_path: Path, upstream: FakeUpstream, build: Callable[[Path, str], Server]) -> None:
     """Again and again kill -9 of everything under load: no answered call is missing, none is charged twice, never over the cap."""
     data = tmp_path / "data"
-    server = Server(data, CONFIG.format(url=upstream.url))
+    server = build(data, CONFIG.format(url=upstream.url))
     await server.start()
     key = await server.make_key(budget={"usd": "100", "period": "total"})
     answered: set[str] = set()
@@ -216,13 +231,13 @@ async def test_the_whole_server_is_killed_under_load(tmp_path: Path, upstream: F
     assert (status, json.loads(out)["ok"]) == (0, True)
 
 
-async def test_the_data_directory_is_lost(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_the_data_directory_is_lost(tmp_path: Path, upstream: FakeUpstream, build: Callable[[Path, str], Server]) -> None:
     """Database elsewhere, everything killed with calls open, the data directory gone: what was held is charged, nothing stays in doubt."""
     root = tmp_path / "root.key"
     root.touch(mode=0o600)
     root.write_text(os.urandom(32).hex())
     config = CONFIG.format(url=upstream.url) + f'storage: {{url: "sqlite:///{tmp_path}/elsewhere.db"}}\nsecrets: {{root: "file:{root}"}}\n'
-    server = Server(tmp_path / "data", config)
+    server = build(tmp_path / "data", config)
     await server.start()
     administrator = server.key
     key = await server.make_key(budget={"usd": "0.05", "period": "total"})
