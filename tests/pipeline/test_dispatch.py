@@ -296,6 +296,15 @@ async def test_a_target_that_cannot_stream_is_asked_for_a_whole_answer() -> None
     assert model.calls[0][0].stream is False
 
 
+@pytest.mark.parametrize(("own", "asked", "sent"), [(None, 100, 100), (50, 100, 50), (200, 100, 100), (50, None, None)])
+async def test_a_target_is_asked_for_no_more_than_it_writes(own: int | None, asked: int | None, sent: int | None) -> None:
+    """The bound was held for the largest target of the plan; a smaller one gets its own."""
+    model = FakeModel(Answer(choices=(Choice(text="Hi"),), usage=Usage(input=1, output=1)))
+    bench = Bench(a=model)
+    await bench.carry(bench.exchange((target("a", max_output_tokens=own),), msgspec.structs.replace(ASKED, max_tokens=asked)))
+    assert model.calls[0][0].max_tokens == sent
+
+
 async def test_scenario_23_broken_after_the_first_event_is_not_retried() -> None:
     """Once something was said the error travels in the stream; the tokens so far are billed and flagged as counted here."""
     bench = Bench(a=FakeModel(ROLE, piece("1234"), piece("56789"), failed("upstream_broken")), b=FakeModel(ROLE))

@@ -188,6 +188,10 @@ class Dispatch:
             await self._books.durable()
         if call.stream and Capability.STREAM not in target.capabilities:
             call = msgspec.structs.replace(call, stream=False)
+        most = target.max_output_tokens
+        if most is not None and call.max_tokens is not None and call.max_tokens > most:
+            # Held for the largest target of the plan; this one writes less and may refuse a bound beyond its own.
+            call = msgspec.structs.replace(call, max_tokens=most)
         return await model.answer(call, target, run.attempt)
 
     async def _pass(self, x: Exchange, run: _Run, target: Target) -> Deadlines:
