@@ -3,7 +3,7 @@
 Time, chance and tasks are ports too, so that a seeded simulator can run the real code.
 """
 
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from gatehouse.core.calls import Call
@@ -232,6 +232,3 @@ class Tally(Protocol):
 
     def gauge(self, name: str, labels: tuple[str, ...], change: int) -> None:
         """Move a gauge up or down."""
-
-
-Headers = Mapping[bytes, bytes]
