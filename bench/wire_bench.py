@@ -59,16 +59,19 @@ class Dialect:
     def encode_answer(self, answer: Answer, call: Call) -> bytes:
         return answer.raw
 
-    def encode_event(self, event: Event, call: Call, cost: str | None) -> bytes:
+    def open_stream(self, call: Call, request_id: str) -> "Dialect":
+        return self
+
+    def event(self, event: Event, cost: str | None) -> bytes:
         return event.raw
 
-    def end_of_stream(self, call: Call) -> bytes:
+    def end(self) -> bytes:
         return b"data: [DONE]\n\n"
 
     def encode_error(self, error: GatehouseError, request_id: str) -> tuple[int, bytes]:
         return 400, b"{}"
 
-    def encode_stream_error(self, error: GatehouseError, request_id: str) -> bytes:
+    def error(self, error: GatehouseError) -> bytes:
         return b"data: {}\n\n"
 
 

@@ -14,6 +14,7 @@ from gatehouse.core.calls import (
     RefusalPart,
     ResponseFormat,
     TextPart,
+    ThinkingPart,
     Tool,
     ToolCall,
     ToolChoice,
@@ -33,6 +34,8 @@ FULL = Call(
                 AudioPart("AAAA", "wav"),
                 FilePart(data="data:,AAAA", file_id="words-4", filename="words-5"),
                 RefusalPart("words-6"),
+                ThinkingPart("words-30", "words-31"),
+                ThinkingPart(redacted="words-32"),
             ),
             name="words-7",
         ),
@@ -42,6 +45,8 @@ FULL = Call(
     tools=(Tool("words-14", "words-15", {"type": "object", "words-16": {"default": "words-17"}}, strict=True), Tool("words-18")),
     tool_choice=ToolChoice("required", "words-19"),
     response_format=ResponseFormat("json_schema", "words-20", "words-21", {"title": "words-22"}, strict=False),
+    inputs=("words-33", (1, 2, 3)),
+    suffix="words-34",
     stop=("words-23", "words-24"),
     user="words-25",
     metadata={"words-26": "words-27"},
@@ -70,7 +75,7 @@ def strings(value: Any) -> set[str]:
 
 def test_the_full_call_is_full() -> None:
     """The call these tests use says something in every field that can hold text; a new field must be added to it."""
-    types = (Call, Message, ToolCall, Tool, ToolChoice, ResponseFormat, TextPart, RefusalPart, ImagePart, AudioPart, FilePart)
+    types = (Call, Message, ToolCall, Tool, ToolChoice, ResponseFormat, TextPart, RefusalPart, ImagePart, AudioPart, FilePart, ThinkingPart)
     seen: dict[type, set[str]] = {kind: set() for kind in types}
 
     def visit(value: Any) -> None:
@@ -86,7 +91,7 @@ def test_the_full_call_is_full() -> None:
     visit(FULL)
     for kind in types:
         holding = {field.name for field in msgspec.structs.fields(kind) if "str" in repr(field.type) or "Any" in repr(field.type)}
-        holding -= {"operation", "detail", "logit_bias"}
+        holding -= {"operation", "detail", "logit_bias", "cache", "encoding_format", "thinking"} if kind is not ThinkingPart else set()
         assert holding <= seen[kind] | {"messages", "tools", "tool_calls", "tool_choice", "response_format"}, kind
 
 
@@ -100,6 +105,7 @@ def test_every_text_of_a_call_is_read() -> None:
         ("image", "messages[1].content[2]"),
         ("audio", "messages[1].content[3]"),
         ("file", "messages[1].content[4]"),
+        ("tokens", "inputs[1]"),
         ("extra", "words-28"),
     ]
 

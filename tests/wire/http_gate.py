@@ -55,14 +55,18 @@ class PlainDialect:
         """Its text."""
         return msgspec.json.encode({"text": answer.choices[0].text})
 
-    def encode_event(self, event: Event, call: Call, cost: str | None) -> bytes:
+    def open_stream(self, call: Call, request_id: str) -> "PlainDialect":
+        """Nothing is remembered between frames, so the dialect writes them itself."""
+        return self
+
+    def event(self, event: Event, cost: str | None) -> bytes:
         """One frame of text, none for an empty one; the cost on its own line."""
         assert isinstance(event, Chunk)
         text = "".join(choice.text for choice in event.choices)
         frame = f"data: {text}\n\n".encode() if text else b""
         return frame if cost is None else frame + f"data: cost {cost}\n\n".encode()
 
-    def end_of_stream(self, call: Call) -> bytes:
+    def end(self) -> bytes:
         """The last frame of a good stream."""
         return b"data: [DONE]\n\n"
 
@@ -70,7 +74,7 @@ class PlainDialect:
         """Status and body."""
         return STATUS[error.kind], msgspec.json.encode({"error": {"code": error.code, "message": error.message}})
 
-    def encode_stream_error(self, error: GatehouseError, request_id: str) -> bytes:
+    def error(self, error: GatehouseError) -> bytes:
         """The last frame of a broken stream."""
         return f"data: error {error.code}\n\n".encode()
 

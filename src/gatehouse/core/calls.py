@@ -30,10 +30,15 @@ FORBIDDEN_FIELDS: Final = frozenset(
 """Names that elsewhere let a caller pick a network target, code or a template. Refused at any depth; no setting admits them."""
 
 
-class TextPart(msgspec.Struct, frozen=True, tag="text"):
+CacheMark = Literal["5m", "1h"]
+"""Asks the target to keep its reading of the prompt up to here for so long (Anthropic's cache_control); None asks for nothing."""
+
+
+class TextPart(msgspec.Struct, frozen=True, omit_defaults=True, tag="text"):
     """Text inside a message of several parts."""
 
     text: str
+    cache: CacheMark | None = None
 
 
 class RefusalPart(msgspec.Struct, frozen=True, tag="refusal"):
@@ -47,6 +52,7 @@ class ImagePart(msgspec.Struct, frozen=True, omit_defaults=True, tag="image"):
 
     url: str
     detail: str | None = None
+    cache: CacheMark | None = None
 
 
 class AudioPart(msgspec.Struct, frozen=True, tag="audio"):
@@ -62,9 +68,19 @@ class FilePart(msgspec.Struct, frozen=True, omit_defaults=True, tag="file"):
     data: str | None = None
     file_id: str | None = None
     filename: str | None = None
+    cache: CacheMark | None = None
 
 
-Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
+class ThinkingPart(msgspec.Struct, frozen=True, omit_defaults=True, tag="thinking"):
+    """An assistant's earlier reasoning, sent back as history. `signature` is the target's proof that it wrote it; without its
+    text (`thinking` empty) `redacted` holds the reasoning as the target encrypted it."""
+
+    thinking: str = ""
+    signature: str | None = None
+    redacted: str | None = None
+
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart | ThinkingPart
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,7 +93,7 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One turn. `content` is None only beside tool calls."""
+    """One turn. `content` is None only beside tool calls. `is_error` says that a tool (role tool) failed."""
 
     role: Role
     content: str | tuple[Part, ...] | None = None
@@ -85,6 +101,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     refusal: str | None = None
+    is_error: bool = False
+    cache: CacheMark | None = None
 
 
 class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,6 +112,14 @@ class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    cache: CacheMark | None = None
+
+
+class Thinking(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a model that reasons is told to: off, with a bound of `budget` tokens (counted in max_tokens), or as much as it sees fit."""
+
+    mode: Literal["disabled", "enabled", "adaptive"]
+    budget: int | None = None
 
 
 class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -116,6 +142,7 @@ class ResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
 class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One request for inference. None means "not said": the target's default holds.
 
+    A chat has `messages`. A completion (text to continue) and an embedding have `inputs` instead: texts, or lists of token ids.
     `max_tokens` bounds the tokens of one choice; Limit replaces None by the bound it held for, and that number is sent.
     `include_usage` is what the client asked for; usage is always asked of the target.
     `extra` holds top-level fields the dialect does not know; Route refuses those the model does not list.
@@ -124,6 +151,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     operation: Operation = "chat"
     model: str
     messages: tuple[Message, ...] = ()
+    inputs: tuple[str | tuple[int, ...], ...] = ()
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -133,6 +161,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     stop: tuple[str, ...] = ()
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     seed: int | None = None
@@ -140,6 +169,15 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     top_logprobs: int | None = None
     logit_bias: dict[str, float] | None = None
     reasoning_effort: str | None = None
+    thinking: Thinking | None = None
+    suffix: str | None = None
+    """Completion only: the text that follows what is to be written."""
+    echo: bool = False
+    """Completion only: begin the answer with the prompt."""
+    dimensions: int | None = None
+    """Embedding only: the length of a vector."""
+    encoding_format: Literal["float", "base64"] | None = None
+    """Embedding only: how vectors are written to the caller."""
     user: str | None = None
     metadata: dict[str, str] = {}
     stream: bool = False

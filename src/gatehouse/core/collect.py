@@ -67,7 +67,7 @@ async def collected(events: Events) -> Answer:
 class _Growing:
     """One choice while its pieces come in."""
 
-    __slots__ = ("_finish", "_logprobs", "_reasoning", "_refusal", "_text", "_tools")
+    __slots__ = ("_finish", "_logprobs", "_reasoning", "_redacted", "_refusal", "_signature", "_stop_sequence", "_text", "_tools")
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -76,6 +76,9 @@ class _Growing:
         self._tools: dict[int, list[ToolDelta]] = {}
         self._finish: FinishReason | None = None
         self._logprobs: Any = None
+        self._signature = ""
+        self._redacted: list[str] = []
+        self._stop_sequence: str | None = None
 
     def add(self, delta: ChoiceDelta) -> None:
         if delta.text:
@@ -90,6 +93,12 @@ class _Growing:
             self._finish = delta.finish
         if delta.logprobs is not None:
             self._logprobs = _joined(self._logprobs, delta.logprobs)
+        if delta.signature:
+            self._signature += delta.signature
+        if delta.redacted:
+            self._redacted.append(delta.redacted)
+        if delta.stop_sequence is not None:
+            self._stop_sequence = delta.stop_sequence
 
     def choice(self, index: int) -> Choice:
         tools = tuple(_tool_call(pieces) for _, pieces in sorted(self._tools.items()))
@@ -103,6 +112,9 @@ class _Growing:
             tools,
             self._finish or "stop",
             self._logprobs,
+            self._signature or None,
+            tuple(self._redacted),
+            self._stop_sequence,
         )
 
 

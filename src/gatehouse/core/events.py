@@ -37,6 +37,12 @@ class ChoiceDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     finish: FinishReason | None = None
     logprobs: Any = None
     begins: bool = False
+    signature: str = ""
+    """The target's proof of the reasoning before it."""
+    redacted: str = ""
+    """A whole piece of reasoning as the target encrypted it."""
+    stop_sequence: str | None = None
+    """Beside finish stop: the caller's stop text that was met, where the target says which."""
 
 
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -70,6 +76,12 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
     tools: tuple[ToolCall, ...] = ()
     finish: FinishReason = "stop"
     logprobs: Any = None
+    signature: str | None = None
+    """As in `ChoiceDelta`."""
+    redacted: tuple[str, ...] = ()
+    """As in `ChoiceDelta`, one a piece."""
+    stop_sequence: str | None = None
+    """As in `ChoiceDelta`."""
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -86,6 +98,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     dialect: str = ""
     opaque: bool = False
     """As in `Chunk`."""
+    vectors: tuple[bytes, ...] = ()
+    """An embedding's answer: a vector for each input, as little-endian float32; `choices` is empty then."""
 
     @property
     def text(self) -> str:

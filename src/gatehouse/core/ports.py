@@ -75,6 +75,19 @@ class Body(Protocol):
         """
 
 
+class StreamWriter(Protocol):
+    """Writes one streamed answer: formats differ in what a frame must know of the frames before it."""
+
+    def event(self, event: Event, cost: str | None) -> bytes:
+        """The frames for one event, possibly none (usage nobody asked for); `cost` in USD goes with the usage."""
+
+    def end(self) -> bytes:
+        """What a finished stream ends with; a broken one never does."""
+
+    def error(self, error: GatehouseError) -> bytes:
+        """The frames that end a broken stream, which may have had no event yet."""
+
+
 class Dialect(Protocol):
     """A wire format inbound: bytes to core and back. Pure; one instance serves every call."""
 
@@ -86,17 +99,11 @@ class Dialect(Protocol):
     def encode_answer(self, answer: Answer, call: Call) -> bytes:
         """A whole body. `answer.raw` passes as it came when it is this dialect's."""
 
-    def encode_event(self, event: Event, call: Call, cost: str | None) -> bytes:
-        """The frames for one event of a stream, possibly none (usage nobody asked for); `cost` in USD goes with the usage."""
-
-    def end_of_stream(self, call: Call) -> bytes:
-        """What a finished stream ends with; a broken one never does."""
+    def open_stream(self, call: Call, request_id: str) -> StreamWriter:
+        """What writes the streamed answer to `call`."""
 
     def encode_error(self, error: GatehouseError, request_id: str) -> tuple[int, bytes]:
         """Status and body."""
-
-    def encode_stream_error(self, error: GatehouseError, request_id: str) -> bytes:
-        """The frame that ends a broken stream."""
 
 
 class Attempt(Protocol):

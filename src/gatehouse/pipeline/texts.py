@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Message, Part, RefusalPart, ResponseFormat, TextPart, Tool
+from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Message, Part, RefusalPart, ResponseFormat, TextPart, ThinkingPart
 
 Located = tuple[str, str]
 """Where ("messages[2].content") and what."""
@@ -39,15 +39,13 @@ def plain(call: Call) -> tuple[list[str], frozenset[str]]:
                     texts.extend(text for _, text in _part_texts(part))  # type: ignore[arg-type]
         if message.tool_calls or message.name or message.tool_call_id or message.refusal:
             texts.extend(text for _, text in _message_rest(message))
-    for tool in call.tools:
-        add(tool.name)
-        if tool.description:
-            add(tool.description)
-        if tool.parameters:
-            add(_json(tool.parameters))
+    if call.tools:
+        texts.extend(text for _, text in _tools(call))
     if call.tool_choice is not None or call.response_format is not None or call.stop or call.user or call.metadata or call.extra:
         texts.extend(text for _, text in _rest(call))
-    if unread or call.extra:
+    if call.inputs:
+        texts.extend(text for _, text in _inputs(call))
+    if unread or call.extra or call.inputs:
         return texts, frozenset(kind for kind, _ in unscannable(call))
     return texts, _NOTHING_UNREAD
 
@@ -98,14 +96,9 @@ def located(call: Call) -> Iterator[Located]:
                     yield f"{place}.content[{number}].{field}", text
         for field, text in _message_rest(message):
             yield f"{place}.{field}", text
-    for index, tool in enumerate(call.tools):
-        place = f"tools[{index}]"
-        yield f"{place}.name", tool.name
-        if tool.description:
-            yield f"{place}.description", tool.description
-        if tool.parameters:
-            yield f"{place}.parameters", _json(tool.parameters)
+    yield from _tools(call)
     yield from _rest(call)
+    yield from _inputs(call)
 
 
 def unscannable(call: Call) -> Iterator[tuple[str, str]]:
@@ -116,6 +109,9 @@ def unscannable(call: Call) -> Iterator[tuple[str, str]]:
                 kind = _KINDS.get(type(part))
                 if kind is not None:
                     yield kind, f"messages[{index}].content[{number}]"
+    for index, text in enumerate(call.inputs):
+        if not isinstance(text, str):
+            yield "tokens", f"inputs[{index}]"
     if call.extra:
         yield "extra", ", ".join(sorted(call.extra))
 
@@ -136,11 +132,11 @@ def rewritten(call: Call, changes: Mapping[str, str]) -> Call:
 
     messages = tuple(_rewritten_message(message, f"messages[{index}]", new) for index, message in enumerate(call.messages))
     tools = tuple(
-        Tool(
+        replace(
+            tool,
             name=pick(f"tools[{index}].name", tool.name),
             description=pick(f"tools[{index}].description", tool.description),
             parameters=pick_json(f"tools[{index}].parameters", tool.parameters),
-            strict=tool.strict,
         )
         for index, tool in enumerate(call.tools)
     )
@@ -148,6 +144,8 @@ def rewritten(call: Call, changes: Mapping[str, str]) -> Call:
     return replace(
         call,
         messages=messages,
+        inputs=tuple(text if isinstance(text, tuple) else pick(f"inputs[{index}]", text) for index, text in enumerate(call.inputs)),
+        suffix=pick("suffix", call.suffix),
         tools=tools,
         tool_choice=choice and replace(choice, name=pick("tool_choice.name", choice.name)),
         response_format=form
@@ -171,8 +169,8 @@ def _rewritten_message(message: Message, place: str, new: Mapping[str, str]) -> 
         content = tuple(_rewritten_part(part, f"{place}.content[{number}]", new) for number, part in enumerate(content))
     elif content is not None:
         content = new.get(f"{place}.content", content)
-    return Message(
-        role=message.role,
+    return replace(
+        message,
         content=content,
         name=_changed(new, f"{place}.name", message.name),
         tool_calls=tuple(
@@ -208,6 +206,13 @@ def _part_texts(part: Part) -> Iterator[Located]:
             yield "file_id", part.file_id
         if part.filename:
             yield "filename", part.filename
+    elif isinstance(part, ThinkingPart):
+        if part.thinking:
+            yield "thinking", part.thinking
+        if part.signature:
+            yield "signature", part.signature
+        if part.redacted:
+            yield "redacted", part.redacted
 
 
 def _message_rest(message: Message) -> Iterator[Located]:
@@ -221,6 +226,24 @@ def _message_rest(message: Message) -> Iterator[Located]:
         yield "tool_call_id", message.tool_call_id
     if message.refusal:
         yield "refusal", message.refusal
+
+
+def _tools(call: Call) -> Iterator[Located]:
+    for index, tool in enumerate(call.tools):
+        place = f"tools[{index}]"
+        yield f"{place}.name", tool.name
+        if tool.description:
+            yield f"{place}.description", tool.description
+        if tool.parameters:
+            yield f"{place}.parameters", _json(tool.parameters)
+
+
+def _inputs(call: Call) -> Iterator[Located]:
+    for index, text in enumerate(call.inputs):
+        if isinstance(text, str):
+            yield f"inputs[{index}]", text
+    if call.suffix:
+        yield "suffix", call.suffix
 
 
 def _rest(call: Call) -> Iterator[Located]:

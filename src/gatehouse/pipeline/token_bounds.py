@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Message, RefusalPart, TextPart
+from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Message, Part, RefusalPart, TextPart, ThinkingPart
 
 PER_CALL: Final = 128
 """A template's own words: the system prompt it inserts, dates, the opening of the answer."""
@@ -36,6 +36,10 @@ def at_most(call: Call) -> int:
             bound += sum(_part(part) for part in content)
         if message.tool_calls or message.name or message.refusal or message.tool_call_id:
             bound += _annex(message)
+    for text in call.inputs:
+        bound += PER_MESSAGE + (_bytes(text) if isinstance(text, str) else len(text))
+    if call.suffix:
+        bound += _bytes(call.suffix)
     if call.tools:
         bound += TOOLS + PER_TOOL * len(call.tools) + len(msgspec.json.encode(call.tools))
     if call.response_format is not None:
@@ -52,7 +56,12 @@ def at_least(call: Call) -> int:
         for text in _texts(message):
             words += max(text.count(" ") - 2 * text.count("  ") - 1, 0)
             size += len(text)
-    return max(words, size // LONGEST_TOKEN)
+    tokens = sum(len(text) for text in call.inputs if not isinstance(text, str))
+    for piece in call.inputs:
+        if isinstance(piece, str):
+            words += max(piece.count(" ") - 2 * piece.count("  ") - 1, 0)
+            size += len(piece)
+    return tokens + max(words, size // LONGEST_TOKEN)
 
 
 def _texts(message: Message) -> list[str]:
@@ -65,7 +74,7 @@ def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _part(part: TextPart | RefusalPart | ImagePart | AudioPart | FilePart) -> int:
+def _part(part: Part) -> int:
     match part:
         case TextPart(text=text) | RefusalPart(refusal=text):
             return _bytes(text)
@@ -77,6 +86,8 @@ def _part(part: TextPart | RefusalPart | ImagePart | AudioPart | FilePart) -> in
             return PER_MESSAGE + len(data)
         case FilePart():
             return PER_FILE_ID
+        case ThinkingPart(thinking=text, signature=signature, redacted=redacted):
+            return PER_MESSAGE + _bytes(text) + len(signature or "") + len(redacted or "")
 
 
 def _annex(message: Message) -> int:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gatehouse.core.calls import Call
 from gatehouse.core.errors import (
     Blocked,
     ContextTooLong,
@@ -61,7 +62,7 @@ def test_each_kind_has_one_status_type_and_code(error: GatehouseError, status: i
     found, body = DIALECT.encode_error(error, "req_1")
     told = {"error": {"message": "m", "type": kind, "param": error.param, "code": code, "request_id": "req_1"}}
     assert (found, json.loads(body)) == (status, told)
-    frame = DIALECT.encode_stream_error(error, "req_1")
+    frame = DIALECT.open_stream(Call(model="m"), "req_1").error(error)
     assert frame.startswith(b"data: ")
     assert frame.endswith(b"\n\n")
     assert json.loads(frame[6:]) == told

@@ -229,7 +229,7 @@ def test_scenario_26_ends_of_streams(tail: bytes) -> None:
     decoder = StreamDecoder()
     events = decoder.feed(STOP + tail)
     decoder.close()
-    sent = b"".join(DIALECT.encode_event(event, CALL, None) for event in events) + DIALECT.end_of_stream(CALL)
+    sent = b"".join(DIALECT.open_stream(CALL, "req_1").event(event, None) for event in events) + DIALECT.open_stream(CALL, "req_1").end()
     assert sent == STOP + b"data: [DONE]\n\n"
 
 
@@ -239,7 +239,7 @@ def test_scenario_23_a_broken_stream_never_ends_like_a_finished_one() -> None:
     decoder.feed(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
     with pytest.raises(UpstreamFailed) as caught:
         decoder.close()
-    frame = DIALECT.encode_stream_error(caught.value, "req_1")
+    frame = DIALECT.open_stream(Call(model="m"), "req_1").error(caught.value)
     assert json.loads(frame[6:])["error"]["code"] == "upstream_broken"
     assert b"[DONE]" not in frame
 

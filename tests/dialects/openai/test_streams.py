@@ -65,7 +65,7 @@ def shape(event: Event) -> Any:
 
 
 def written(events: list[Event], call: Call, cost: str | None = None) -> bytes:
-    return b"".join(DIALECT.encode_event(event, call, cost) for event in events) + DIALECT.end_of_stream(call)
+    return b"".join(DIALECT.open_stream(call, "req_1").event(event, cost) for event in events) + DIALECT.open_stream(call, "req_1").end()
 
 
 @pytest.mark.parametrize("name", ["default", "tools"])
@@ -112,7 +112,7 @@ def test_a_passing_chunk_is_the_very_bytes() -> None:
     """Odd spacing, unknown fields and key order included."""
     odd = b'data: {"choices" : [ {"delta":{"content":"x","vendor":1},"index":0} ],"obfuscation":"a9","id":"c"}\n\n'
     (event,) = StreamDecoder().feed(odd)
-    assert DIALECT.encode_event(event, UNASKED, None) == odd
+    assert DIALECT.open_stream(UNASKED, "req_1").event(event, None) == odd
 
 
 def test_a_frame_of_several_lines_passes_as_one_frame() -> None:
@@ -265,17 +265,17 @@ def test_usage_nobody_asked_for_is_removed() -> None:
     )
     events = read(both, USAGE)
     assert [event.usage for event in events] == [Usage(input=3, output=4)] * 2
-    sent = DIALECT.encode_event(events[0], UNASKED, "1")
+    sent = DIALECT.open_stream(UNASKED, "req_1").event(events[0], "1")
     assert "usage" not in json.loads(sent[6:])
     assert json.loads(sent[6:])["vendor"] == 1
-    assert DIALECT.encode_event(events[1], UNASKED, "1") == b""
+    assert DIALECT.open_stream(UNASKED, "req_1").event(events[1], "1") == b""
 
 
 def test_usage_that_was_asked_for_carries_the_cost() -> None:
     """As a member of our own, beside what the target said; without a cost the bytes stay as they came."""
     event = read(said(finish="stop"), USAGE)[1]
-    assert DIALECT.encode_event(event, ASKED, None) == USAGE
-    sent = json.loads(DIALECT.encode_event(event, ASKED, "0.0000025")[6:])
+    assert DIALECT.open_stream(ASKED, "req_1").event(event, None) == USAGE
+    sent = json.loads(DIALECT.open_stream(ASKED, "req_1").event(event, "0.0000025")[6:])
     assert sent["gatehouse"] == {"cost_usd": "0.0000025"}
     assert sent["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 
@@ -288,7 +288,7 @@ def test_absurd_usage_reaches_neither_ledger_nor_client(usage: Any) -> None:
     assert len(read(said(finish="stop"), frame(choices=[], usage=usage))) == 1
     (event,) = read(frame(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}], usage=usage))
     assert event.usage is None
-    assert b"usage" not in DIALECT.encode_event(event, ASKED, None)
+    assert b"usage" not in DIALECT.open_stream(ASKED, "req_1").event(event, None)
 
 
 def test_a_chunk_that_cannot_be_written_again_is_written_anew() -> None:
@@ -296,7 +296,7 @@ def test_a_chunk_that_cannot_be_written_again_is_written_anew() -> None:
     hostile = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}],"usage":%s,"vendor":1e999}\n\n'
     for usage, call in [(b'{"prompt_tokens":1}', UNASKED), (b'{"prompt_tokens":1}', ASKED), (b'{"prompt_tokens":-1}', ASKED)]:
         (event,) = read(hostile % usage)
-        sent = json.loads(DIALECT.encode_event(event, call, "1")[6:])
+        sent = json.loads(DIALECT.open_stream(call, "req_1").event(event, "1")[6:])
         assert sent["choices"][0]["delta"]["content"] == "x"
         assert "vendor" not in sent
 
@@ -363,7 +363,7 @@ def test_a_whole_answer_replays_as_a_stream(answer: Answer) -> None:
     """A cached or unstreamed answer, sent to a streaming client and collected there, is the same answer."""
     decoder = StreamDecoder(len(answer.choices))
     collector = Collector()
-    for event in decoder.feed(DIALECT.encode_event(answer, ASKED, "0.1") + DIALECT.end_of_stream(ASKED)):
+    for event in decoder.feed(DIALECT.open_stream(ASKED, "req_1").event(answer, "0.1") + DIALECT.open_stream(ASKED, "req_1").end()):
         collector.add(event)
     decoder.close()
     choices = tuple(
@@ -376,8 +376,8 @@ def test_a_whole_answer_replays_as_a_stream(answer: Answer) -> None:
 def test_usage_is_replayed_only_when_asked_for() -> None:
     """Like that of a live stream, with the cost."""
     answer = Answer((Choice(0, "hi"),), "c", "m", 1, Usage(input=1, output=2))
-    assert b"usage" not in DIALECT.encode_event(answer, UNASKED, "0.1")
-    last = json.loads(DIALECT.encode_event(answer, ASKED, "0.1").split(b"data: ")[-1])
+    assert b"usage" not in DIALECT.open_stream(UNASKED, "req_1").event(answer, "0.1")
+    last = json.loads(DIALECT.open_stream(ASKED, "req_1").event(answer, "0.1").split(b"data: ")[-1])
     assert last["choices"] == []
     assert last["usage"]["total_tokens"] == 3
     assert last["gatehouse"] == {"cost_usd": "0.1"}
@@ -386,6 +386,6 @@ def test_usage_is_replayed_only_when_asked_for() -> None:
 def test_an_event_of_another_dialect_is_never_passed_as_bytes() -> None:
     """Its bytes are in other words."""
     event = Chunk((ChoiceDelta(text="x", begins=True),), raw=b"event: content_block_delta\n\n", dialect="anthropic")
-    sent = json.loads(DIALECT.encode_event(event, UNASKED, None)[6:])
+    sent = json.loads(DIALECT.open_stream(UNASKED, "req_1").event(event, None)[6:])
     assert sent["model"] == "assistant"
     assert sent["choices"] == [{"index": 0, "delta": {"role": "assistant", "content": "x"}, "finish_reason": None}]

@@ -22,19 +22,33 @@ class OpenAIDialect:
         """A whole body."""
         return answers.encode_answer(answer, call)
 
-    def encode_event(self, event: Event, call: Call, cost: str | None) -> bytes:
-        """The frames for one event, possibly none."""
-        return streams.encode_event(event, call, cost)
-
-    def end_of_stream(self, call: Call) -> bytes:
-        """`data: [DONE]`."""
-        return streams.end_of_stream()
+    def open_stream(self, call: Call, request_id: str) -> "OpenAIStreamWriter":
+        """What writes the stream."""
+        return OpenAIStreamWriter(call, request_id)
 
     def encode_error(self, error: GatehouseError, request_id: str) -> tuple[int, bytes]:
         """Status and body."""
         status, body = describe(error, request_id)
         return status, msgspec.json.encode(body)
 
-    def encode_stream_error(self, error: GatehouseError, request_id: str) -> bytes:
-        """The frame that ends a broken stream."""
-        return b"data: %s\n\n" % msgspec.json.encode(describe(error, request_id)[1])
+
+class OpenAIStreamWriter:
+    """`chat.completion.chunk` frames: each stands for itself, so nothing is remembered between them."""
+
+    __slots__ = ("_call", "_request_id")
+
+    def __init__(self, call: Call, request_id: str) -> None:
+        self._call = call
+        self._request_id = request_id
+
+    def event(self, event: Event, cost: str | None) -> bytes:
+        """The frames for one event, possibly none."""
+        return streams.encode_event(event, self._call, cost)
+
+    def end(self) -> bytes:
+        """`data: [DONE]`."""
+        return streams.end_of_stream()
+
+    def error(self, error: GatehouseError) -> bytes:
+        """One frame with the error object."""
+        return b"data: %s\n\n" % msgspec.json.encode(describe(error, self._request_id)[1])

@@ -19,7 +19,7 @@ from gatehouse.core.errors import GatehouseError, InvalidRequest, NotFound, Unau
 from gatehouse.core.events import Events
 from gatehouse.core.money import format_usd
 from gatehouse.core.outcome import Outcome
-from gatehouse.core.ports import Dialect, Rng
+from gatehouse.core.ports import Dialect, Rng, StreamWriter
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Deliver
 from gatehouse.wire.http import response
@@ -155,7 +155,7 @@ class DataPlane:
 class _Reply:
     """One call on its way: from the runner's events to the client's bytes."""
 
-    __slots__ = ("_connection", "_payload", "_plane", "_stream", "_x")
+    __slots__ = ("_connection", "_payload", "_plane", "_stream", "_writer", "_x")
 
     def __init__(self, plane: DataPlane, connection: Connection, x: Exchange) -> None:
         self._plane = plane
@@ -163,6 +163,7 @@ class _Reply:
         self._x = x
         self._payload = b""
         self._stream: Stream | None = None
+        self._writer: StreamWriter | None = None
 
     async def carry(self) -> None:
         """Run the call and answer it, whatever becomes of it."""
@@ -185,10 +186,11 @@ class _Reply:
         if call is None or not call.stream:
             await self._collect(x, events)
             return
-        encode = x.dialect.encode_event
+        writer = self._writer = x.dialect.open_stream(call, x.request_id)
+        encode = writer.event
         stream: Stream | None = None
         async for event in events:
-            frame = encode(event, call, None if event.usage is None else format_usd(x.charge))
+            frame = encode(event, None if event.usage is None else format_usd(x.charge))
             if not frame:
                 continue
             if stream is None:
@@ -213,7 +215,8 @@ class _Reply:
         x = self._x
         call = x.call
         if call is not None and call.stream:
-            (self._stream or self._open(x)).end(x.dialect.end_of_stream(call))
+            writer = self._writer or x.dialect.open_stream(call, x.request_id)
+            (self._stream or self._open(x)).end(writer.end())
         else:
             self._connection.answer(200, response.JSON + _fields(x, format_usd(x.charge)), self._payload)
 
@@ -227,8 +230,8 @@ class _Reply:
 
     def _fail(self, error: GatehouseError) -> None:
         x = self._x
-        if self._stream is not None:
-            self._stream.end(x.dialect.encode_stream_error(error, x.request_id), broken=True)
+        if self._stream is not None and self._writer is not None:
+            self._stream.end(self._writer.error(error), broken=True)
             return
         status, payload = x.dialect.encode_error(error, x.request_id)
         advice = response.field_lines(_advice(status, error))
