@@ -6,8 +6,9 @@ import msgspec
 
 from gatehouse.core.calls import Call
 from gatehouse.core.events import Answer, Choice
+from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects.openai._replies import AnswerReply, ChoiceReply, StrictAnswerReply, finish_reason, given
-from gatehouse.dialects.openai.errors import error_in_answer, not_understood
+from gatehouse.dialects.openai.errors import error_in_answer
 from gatehouse.dialects.openai.requests import tool_call
 from gatehouse.dialects.openai.usage import read_usage, write_usage
 

@@ -8,10 +8,11 @@ from gatehouse.core.calls import Call
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, ToolDelta
 from gatehouse.core.usage import Usage
+from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects._sse import MAX_FRAME, FrameTooLarge, SSEParser, read_frame
 from gatehouse.dialects.openai._replies import ChoicePiece, ChunkReply, StrictChunkReply, ToolPiece, finish_reason, given
 from gatehouse.dialects.openai.answers import NAME, without_usage
-from gatehouse.dialects.openai.errors import error_in_answer, not_understood
+from gatehouse.dialects.openai.errors import error_in_answer
 from gatehouse.dialects.openai.usage import read_usage, write_usage
 
 DONE: Final = b"[DONE]"
