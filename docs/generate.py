@@ -14,9 +14,11 @@ from gatehouse.cli.main import app
 from gatehouse.core import errors
 from gatehouse.core.errors import GatehouseError
 from gatehouse.dialects.openai import OpenAIDialect
+from gatehouse.pipeline.stages.route import RouteTable
 from gatehouse.settings import Settings
 from gatehouse.wire.admin.app import Endpoint
 from gatehouse.wire.admin.endpoints import endpoints
+from gatehouse.wire.http.models import model_endpoints
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -179,6 +181,7 @@ def http_page() -> str:
         "| method | path | what |",
         "|---|---|---|",
         "| POST | `/v1/chat/completions` | OpenAI chat completions, streamed and not |",
+        *(f"| {each.method} | `{each.path}` | {each.summary} |" for each in model_endpoints(RouteTable())),
         "| GET | `/livez` | whether this process runs |",
         "| GET | `/readyz` | whether this process can serve; degraded parts in the body |",
         "",

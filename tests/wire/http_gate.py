@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -13,11 +13,13 @@ from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError, InvalidRequest
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Events
 from gatehouse.core.outcome import Outcome
+from gatehouse.core.ports import Dialect
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.read import Read
 from gatehouse.testing.fakes import FakeClock, FakeRng, FakeSpawn, settle_loop
 from gatehouse.wire.http.data_plane import DataPlane, Route
+from gatehouse.wire.http.endpoints import Endpoints
 from gatehouse.wire.http.limits import HttpLimits
 from gatehouse.wire.http.server import DataServer
 from gatehouse.wire.http.tls import Tls
@@ -90,6 +92,7 @@ def answer(content: str) -> Answer:
 
 
 Script = Callable[[Exchange], Events]
+Speakers = Mapping[bytes, Dialect] | None
 
 
 async def echo(x: Exchange) -> AsyncGenerator[Event, None]:
@@ -165,7 +168,9 @@ class Errors(logging.Handler):
 class Gate:
     """The running server and everything a test looks at."""
 
-    def __init__(self, script: Script, limits: HttpLimits, body_limit: int, tls: Tls | None) -> None:
+    def __init__(
+        self, script: Script, limits: HttpLimits, body_limit: int, tls: Tls | None, endpoints: Endpoints | None, speakers: Speakers
+    ) -> None:
         self.clock = FakeClock()
         self.spawn = FakeSpawn()
         self.identify = Refusing()
@@ -173,7 +178,15 @@ class Gate:
         self.runner = Runner((self.identify, Read(body_limit), self.stage), self.clock)
         self.ready: tuple[bool, dict[str, str]] = (True, {})
         self.dialect = PlainDialect()
-        self.plane = DataPlane(self.runner, {PATH: Route(self.dialect, "chat")}, self.dialect, ready=lambda: self.ready, rng=FakeRng(7))
+        self.plane = DataPlane(
+            self.runner,
+            {PATH: Route(self.dialect, "chat")},
+            self.dialect,
+            ready=lambda: self.ready,
+            rng=FakeRng(7),
+            endpoints=endpoints,
+            speakers=speakers,
+        )
         self.server = DataServer(self.plane, limits, self.clock, self.spawn)
         self.tls = tls
         self.address: tuple[str, int] = ("", 0)
@@ -225,10 +238,17 @@ class Gate:
 
 @asynccontextmanager
 async def gate(
-    script: Script = echo, *, limits: HttpLimits | None = None, body_limit: int = 100_000, tls: Tls | None = None, faults: bool = False
+    script: Script = echo,
+    *,
+    limits: HttpLimits | None = None,
+    body_limit: int = 100_000,
+    tls: Tls | None = None,
+    faults: bool = False,
+    endpoints: Endpoints | None = None,
+    speakers: Speakers = None,
 ) -> AsyncIterator[Gate]:
     """A started server that is stopped and inspected at the end; with `faults`, errors in the log are expected."""
-    it = Gate(script, limits or HttpLimits(), body_limit, tls)
+    it = Gate(script, limits or HttpLimits(), body_limit, tls, endpoints, speakers)
     log = logging.getLogger("gatehouse")
     log.addHandler(it.errors)
     try:

@@ -21,6 +21,7 @@ from gatehouse.adapters.storage.journal import JournalWriter
 from gatehouse.adapters.system import TaskSpawner
 from gatehouse.adapters.telemetry.tally import ProcessTally
 from gatehouse.core.calls import Call
+from gatehouse.core.identity import Principal
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, Slotted, TokenCounter
@@ -33,7 +34,7 @@ from gatehouse.pipeline.stages.authorise import Authorise
 from gatehouse.pipeline.stages.cache import Cache
 from gatehouse.pipeline.stages.dispatch import Dispatch
 from gatehouse.pipeline.stages.guard import Guard
-from gatehouse.pipeline.stages.identify import Identify
+from gatehouse.pipeline.stages.identify import Identify, identify
 from gatehouse.pipeline.stages.limit import Limit
 from gatehouse.pipeline.stages.read import Read
 from gatehouse.pipeline.stages.record import Record
@@ -105,6 +106,7 @@ class CallPath:
         self.tally = ProcessTally()
         self.table = RouteTable()
         self.keys = KeyCache(fetch, clock, spawn)
+        self._checker = checker
         self._clock = clock
         self._spawn = spawn
         self._journal = journal
@@ -114,15 +116,17 @@ class CallPath:
         self._threads = ThreadPoolExecutor(1, "offload")
         self._models = Models()
         self._book = LeaseBook(office, clock, spawn)
+        http = settings.listen.http
+        self._read = Read(http.max_body_bytes, self.offload, http.max_body_bytes_by_role)
         scanner = SecretScanner()
         self._pack = scanner.version
         names = tuple(stage.name for stage in ORDER)
-        books = Bookkeeper(journal, clock, self.tally, Commitments(message.keys.commitment), lambda: self._policy, names, self._offload)
+        books = Bookkeeper(journal, clock, self.tally, Commitments(message.keys.commitment), lambda: self._policy, names, self.offload)
         self.runner = Runner(
             in_order(
                 Record(books, self.tally, names),
                 Identify(self.keys, checker, clock),
-                Read(settings.listen.http.max_body_bytes, self._offload, settings.listen.http.max_body_bytes_by_role),
+                self._read,
                 Authorise(),
                 Route(self.table),
                 Limit(self._book, clock, self._models.count_input),
@@ -139,6 +143,14 @@ class CallPath:
         left = self._take(msgspec.msgpack.decode(message.settings, type=Settings, dec_hook=decode_custom), message)
         for model in left:
             self._spawn(self._close_later(model), name="close-model")
+
+    async def identify(self, credentials: tuple[bytes, ...]) -> Principal:
+        """Who offers these keys; the same answer as Identify's."""
+        return await identify(credentials, self.keys, self._checker, self._clock.now())
+
+    def body_limit(self, principal: Principal) -> int:
+        """Bytes of body that a caller may send; the same bound as Read's."""
+        return self._read.limit_of(principal)
 
     def recall(self, meters: tuple[str, ...]) -> None:
         """Give back what lies idle of these meters."""
@@ -197,5 +209,6 @@ class CallPath:
         await self._clock.sleep(OLD_MODEL_SECONDS)
         await model.close()
 
-    async def _offload(self, work: Callable[[], T]) -> T:
+    async def offload(self, work: Callable[[], T]) -> T:
+        """Run `work` away from the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

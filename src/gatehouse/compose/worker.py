@@ -19,7 +19,9 @@ from gatehouse.processes.steward_client import StewardClient
 from gatehouse.processes.worker import Worker
 from gatehouse.settings import Settings
 from gatehouse.wire.http.data_plane import DataPlane, Route
+from gatehouse.wire.http.endpoints import Endpoints
 from gatehouse.wire.http.limits import HttpLimits
+from gatehouse.wire.http.models import model_endpoints
 from gatehouse.wire.http.server import DataServer
 from gatehouse.wire.http.tls import Tls, tls_context
 
@@ -38,7 +40,8 @@ class WorkerPlane:
         self._tls: Tls | None = None
         dialect = OpenAIDialect()
         routes = {"/v1/chat/completions": Route(dialect, "chat")}
-        plane = DataPlane(self.runner, routes, dialect, ready=self._ready, rng=rng)
+        endpoints = Endpoints(model_endpoints(path.table), path.identify, path.body_limit, self._answered)
+        plane = DataPlane(self.runner, routes, dialect, ready=self._ready, rng=rng, endpoints=endpoints)
         self._server = DataServer(plane, http_limits(path.settings), clock, spawn)
         self._server.on_refused(lambda code: path.tally.count("gatehouse_bad_requests_total", (code,)))
 
@@ -88,6 +91,9 @@ class WorkerPlane:
         """See `Plane`."""
         await self._server.close()
         await self._path.close()
+
+    def _answered(self, path: str, status: int) -> None:
+        self._path.tally.count("gatehouse_errands_total", (path, str(status)))
 
     def _ready(self) -> tuple[bool, dict[str, str]]:
         return bool(self._path.table.models), {}

@@ -49,6 +49,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("gatehouse_over_hold_total", "counter", "Charges above their hold.", ("target",)),
     Family("gatehouse_journal_errors_total", "counter", "Records the journal could not take.", ()),
     Family("gatehouse_worker_restarts_total", "counter", "Workers that had to be started again.", ()),
+    Family("gatehouse_errands_total", "counter", "Requests on the data port that were no calls, by path and status.", ("path", "status")),
     Family("gatehouse_bad_requests_total", "counter", "Requests that were not HTTP we accept.", ("code",)),
 )
 BY_NAME: Final = {family.name: family for family in FAMILIES}

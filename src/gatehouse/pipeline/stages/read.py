@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from gatehouse.core.calls import Call
-from gatehouse.core.identity import Role
+from gatehouse.core.identity import Principal, Role
 from gatehouse.pipeline.exchange import Exchange
 
 Offload = Callable[[Callable[[], Call]], Awaitable[Call]]
@@ -39,16 +39,17 @@ class Read:
         if x.call is not None:
             return
         assert x.body is not None
-        body = await x.body.read(self._limit if not self._by_role else self._limit_of(x))
+        body = await x.body.read(self._limit if not self._by_role else self.limit_of(x.principal))
         if len(body) <= _LARGE or self._offload is None:
             x.call = x.dialect.decode_request(body)
         else:
             decode = x.dialect.decode_request
             x.call = await self._offload(lambda: decode(body))
 
+    def limit_of(self, principal: Principal | None) -> int:
+        """Bytes of body that a caller may send."""
+        roles = principal.roles if principal is not None else frozenset[Role]()
+        return max((self._by_role[role] for role in roles if role in self._by_role), default=self._limit)
+
     def settle(self, x: Exchange) -> None:
         """Nothing was taken that must be given back."""
-
-    def _limit_of(self, x: Exchange) -> int:
-        roles = x.principal.roles if x.principal is not None else frozenset[Role]()
-        return max((self._by_role[role] for role in roles if role in self._by_role), default=self._limit)

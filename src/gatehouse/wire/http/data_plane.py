@@ -7,7 +7,6 @@ ends with an error frame and a closed connection, never like a finished one.
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -15,7 +14,7 @@ import msgspec
 
 from gatehouse.core.calls import Operation
 from gatehouse.core.collect import collected
-from gatehouse.core.errors import GatehouseError, InvalidRequest, NotFound, Unauthenticated, Unavailable
+from gatehouse.core.errors import GatehouseError, InvalidRequest, NotFound, Unauthenticated
 from gatehouse.core.events import Events
 from gatehouse.core.money import format_usd
 from gatehouse.core.outcome import Outcome
@@ -24,8 +23,10 @@ from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Deliver
 from gatehouse.wire.http import response
 from gatehouse.wire.http.body import RequestBody
+from gatehouse.wire.http.endpoints import Arrived, Endpoint, Endpoints, Errand
 from gatehouse.wire.http.head import RequestHead
 from gatehouse.wire.http.protocol import Connection
+from gatehouse.wire.http.refusals import advice, shutting_down
 from gatehouse.wire.http.stream import Stream
 
 logger = logging.getLogger("gatehouse.wire.http")
@@ -58,18 +59,31 @@ class Route(msgspec.Struct, frozen=True):
 class DataPlane:
     """Serves the requests of every connection of a process.
 
-    `routes` maps a path to its route (POST); `dialect` words what no route claims. A client's own request id is never ours.
+    `routes` maps a path to its route (POST) and `endpoints` knows what is no call. `dialect` words what neither claims, or that of
+    `speakers` whose header the request carries. A client's own request id is never ours.
     """
 
-    def __init__(self, runner: Carrier, routes: Mapping[str, Route], dialect: Dialect, *, ready: Readiness, rng: Rng) -> None:
+    def __init__(
+        self,
+        runner: Carrier,
+        routes: Mapping[str, Route],
+        dialect: Dialect,
+        *,
+        ready: Readiness,
+        rng: Rng,
+        endpoints: Endpoints | None = None,
+        speakers: Mapping[bytes, Dialect] | None = None,
+    ) -> None:
         self.runner = runner
         self._routes = dict(routes)
+        self._endpoints = endpoints
+        self._speakers = dict(speakers or {})
         self._dialect = dialect
         self._ready = ready
         self._rng = rng
         self._ids: list[str] = []
-        self.running: dict[Exchange, asyncio.Task[None]] = {}
-        """The calls whose answer is not out yet, and what carries them."""
+        self.running: dict[Exchange | Errand, asyncio.Task[None]] = {}
+        """The calls (and errands) whose answer is not out yet, and what carries them."""
         self.draining = False
         self.emptied: Callable[[], object] = lambda: None
         """Called when the last running exchange has ended while draining."""
@@ -78,11 +92,11 @@ class DataPlane:
         """Start the call the request asks for, or answer at once what is no call."""
         route = self._routes.get(head.path)
         if route is None:
-            self._serve_other(connection, head)
+            self._serve_other(connection, head, body)
         elif head.method != "POST":
             self._wrong_method(connection, head, route.dialect, "POST")
         elif self.draining:
-            self._refuse(connection, _shutting_down(), route.dialect, close=True)
+            self._refuse(connection, shutting_down(), route.dialect, close=True)
         else:
             x = Exchange(
                 self._new_id(),
@@ -100,7 +114,7 @@ class DataPlane:
         _, payload = self._dialect.encode_error(error, request_id)
         return response.JSON + response.field_lines({"x-gatehouse-request-id": request_id}), payload
 
-    def ended(self, x: Exchange) -> None:
+    def ended(self, x: Exchange | Errand) -> None:
         """An exchange is over, its answer written."""
         self.running.pop(x, None)
         if self.draining and not self.running:
@@ -113,16 +127,49 @@ class DataPlane:
             ids += [f"req_{digits[at : at + 24]}" for at in range(0, len(digits), 24)]
         return ids.pop()
 
-    def _serve_other(self, connection: Connection, head: RequestHead) -> None:
-        """Health, and what is not here."""
-        if head.path not in _HEALTH:
-            known = ", ".join(f"POST {path}" for path in self._routes)
-            if head.path == "*":
-                self._wrong_method(connection, head, self._dialect, "GET, HEAD, POST")
-                return
-            error = NotFound(f"There is nothing at {head.path[:100]} here. This port serves {known}.", code="unknown_path")
-            self._refuse(connection, error, self._dialect)
-        elif head.method not in ("GET", "HEAD"):
+    def _serve_other(self, connection: Connection, head: RequestHead, body: RequestBody) -> None:
+        """Health, what is no call, and what is not here."""
+        if head.path in _HEALTH:
+            self._health(connection, head)
+            return
+        dialect = self._speaker(head)
+        found = self._endpoints.find(head.path) if self._endpoints is not None else None
+        if found is not None:
+            methods, name = found
+            self._errand(connection, head, body, methods, name)
+        elif head.path == "*":
+            self._wrong_method(connection, head, dialect, "GET, HEAD, POST")
+        else:
+            error = NotFound(f"There is nothing at {head.path[:100]} here. This port serves {self._known()}.", code="unknown_path")
+            self._refuse(connection, error, dialect)
+
+    def _errand(self, connection: Connection, head: RequestHead, body: RequestBody, methods: Mapping[str, Endpoint], name: str) -> None:
+        """Start what answers a request that is no call."""
+        endpoint = methods.get("GET" if head.method == "HEAD" else head.method)
+        dialect = next(iter(methods.values())).dialect if endpoint is None else endpoint.dialect
+        dialect = dialect or self._speaker(head)
+        if endpoint is None:
+            self._wrong_method(connection, head, dialect, ", ".join([*methods, "HEAD"] if "GET" in methods else methods))
+        elif self.draining:
+            self._refuse(connection, shutting_down(), dialect, close=True)
+        else:
+            assert self._endpoints is not None
+            errand = Errand(self, self._endpoints, endpoint, connection, Arrived(head, name, dialect, self._new_id(), body))
+            connection.exchange = errand
+            task = self.running[errand] = connection.loop.create_task(errand.carry(), name="errand")
+            errand.task = task
+
+    def _speaker(self, head: RequestHead) -> Dialect:
+        """Who words the answer where the path does not decide it."""
+        return next((dialect for field, dialect in self._speakers.items() if field in head.headers), self._dialect)
+
+    def _known(self) -> str:
+        """What can be asked for, for who asked for something else."""
+        others = () if self._endpoints is None else self._endpoints.table
+        return ", ".join([*(f"POST {path}" for path in self._routes), *(f"{each.method} {each.path}" for each in others)])
+
+    def _health(self, connection: Connection, head: RequestHead) -> None:
+        if head.method not in ("GET", "HEAD"):
             self._wrong_method(connection, head, self._dialect, "GET, HEAD")
         elif head.path == "/livez":
             connection.answer(200, response.JSON, _LIVE)
@@ -148,7 +195,7 @@ class DataPlane:
         """Answer a request that becomes no call."""
         request_id = self._new_id()
         said, payload = dialect.encode_error(error, request_id)
-        lines = {"x-gatehouse-request-id": request_id, **(fields or {}), **_advice(said, error)}
+        lines = {"x-gatehouse-request-id": request_id, **(fields or {}), **advice(said, error)}
         connection.answer(status or said, response.JSON + response.field_lines(lines), payload, close=close)
 
 
@@ -226,7 +273,7 @@ class _Reply:
         if outcome is Outcome.REVOKED:
             self._fail(Unauthenticated("The key of this call was revoked."))
         elif outcome is not Outcome.CLIENT:
-            self._fail(_shutting_down())
+            self._fail(shutting_down())
 
     def _fail(self, error: GatehouseError) -> None:
         x = self._x
@@ -234,8 +281,8 @@ class _Reply:
             self._stream.end(self._writer.error(error), broken=True)
             return
         status, payload = x.dialect.encode_error(error, x.request_id)
-        advice = response.field_lines(_advice(status, error))
-        self._connection.answer(status, response.JSON + _fields(x, None) + advice, payload, close=status in (408, 413))
+        lines = _fields(x, None) + response.field_lines(advice(status, error))
+        self._connection.answer(status, response.JSON + lines, payload, close=status in (408, 413))
 
 
 def _fields(x: Exchange, cost: str | None) -> bytes:
@@ -248,17 +295,3 @@ def _fields(x: Exchange, cost: str | None) -> bytes:
         return lines
     fields = {} if x.target is None else {"x-gatehouse-target": x.target.id}
     return lines + response.field_lines(fields | x.headers)
-
-
-def _advice(status: int, error: GatehouseError) -> dict[str, str]:
-    """What headers tell a client about an error: when to come back, and how to sign in."""
-    advice = {}
-    if error.retry_after is not None:
-        advice["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    if status == 401:
-        advice["www-authenticate"] = "Bearer"
-    return advice
-
-
-def _shutting_down() -> Unavailable:
-    return Unavailable("This server is shutting down; send the request again.", code="shutting_down", retry_after=1.0)

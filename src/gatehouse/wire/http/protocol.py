@@ -14,7 +14,6 @@ from typing import Final, Protocol, cast
 
 from gatehouse.core.errors import GatehouseError, Timeout
 from gatehouse.core.outcome import Outcome
-from gatehouse.pipeline.exchange import Exchange
 from gatehouse.wire.http import response
 from gatehouse.wire.http.body import RequestBody
 from gatehouse.wire.http.head import HeadReader, Refused, RequestHead, malformed
@@ -37,6 +36,13 @@ _GONE: Final = 4
 
 _TURNS: Final = 16
 """Requests of one connection that are answered on the spot before others get their turn."""
+
+
+class Running(Protocol):
+    """What answers a request: a call's exchange, or an errand."""
+
+    def end(self, outcome: Outcome) -> None:
+        """Stop it from outside."""
 
 
 class Application(Protocol):
@@ -130,8 +136,8 @@ class Connection(asyncio.Protocol):
         self._drain: asyncio.Future[None] | None = None
         self.deadline = NEVER
         """When `expire` is to be called, in the shared timer's seconds."""
-        self.exchange: Exchange | None = None
-        """The call that runs for the current request; set by the application, ended here when the client goes."""
+        self.exchange: Running | None = None
+        """What runs for the current request; set by the application, ended here when the client goes."""
         self.peer = ""
 
     # ---- the transport's side
