@@ -59,6 +59,8 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     dialect: str = ""
     opaque: bool = False
     """`raw` holds members of a choice that were not decoded: who must have read all that leaves makes the event anew without `raw`."""
+    interim: bool = False
+    """`usage` is a count so far, and another follows: it is accounted, and told only by dialects that count as they go."""
 
     @property
     def text(self) -> str:

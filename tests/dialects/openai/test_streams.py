@@ -389,3 +389,13 @@ def test_an_event_of_another_dialect_is_never_passed_as_bytes() -> None:
     sent = json.loads(DIALECT.open_stream(UNASKED, "req_1").event(event, None)[6:])
     assert sent["model"] == "assistant"
     assert sent["choices"] == [{"index": 0, "delta": {"role": "assistant", "content": "x"}, "finish_reason": None}]
+
+
+def test_usage_that_comes_with_the_finish_leaves_in_a_frame_of_its_own() -> None:
+    """As the API itself sends it; a count that is not the last word is told to nobody."""
+    finish = Chunk((ChoiceDelta(finish="stop"),), "c", "m", 1, Usage(1, output=2), dialect="anthropic")
+    first, second = [json.loads(part[6:]) for part in DIALECT.open_stream(ASKED, "req_1").event(finish, "0.1").split(b"\n\n")[:-1]]
+    assert (first["choices"][0]["finish_reason"], "usage" in first) == ("stop", False)
+    assert (second["choices"], second["usage"]["total_tokens"], second["gatehouse"]) == ([], 3, {"cost_usd": "0.1"})
+    interim = msgspec.structs.replace(finish, choices=(), interim=True)
+    assert DIALECT.open_stream(ASKED, "req_1").event(interim, "0.1") == b""

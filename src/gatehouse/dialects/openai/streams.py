@@ -201,11 +201,14 @@ def _pass_usage(chunk: Chunk, call: Call, cost: str | None) -> bytes:
 
 
 def _write_chunk(chunk: Chunk, call: Call, cost: str | None) -> bytes:
-    usage = chunk.usage if call.include_usage else None
-    if not chunk.choices and usage is None:
-        return b""
+    """A chunk in our own words. Usage that another dialect tells with the finish gets a frame of its own, where clients look for it."""
+    usage = chunk.usage if call.include_usage and not chunk.interim else None
+    if not chunk.choices:
+        return b"" if usage is None else _frame(_with_usage(_body(chunk, call, []), usage, cost))
     body = _body(chunk, call, [_write_delta(delta) for delta in chunk.choices])
-    return _frame(_with_usage(body, usage, cost))
+    if usage is None or chunk.dialect == NAME:
+        return _frame(_with_usage(body, usage, cost))
+    return _frame(body) + _frame(_with_usage(_body(chunk, call, []), usage, cost))
 
 
 def _body(event: Chunk | Answer, call: Call, choices: list[dict[str, Any]]) -> dict[str, Any]:
