@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from gatehouse.core.attribution import TAG_NAME
 from gatehouse.core.identity import Role
 from gatehouse.core.plans import Capability
 from gatehouse.core.secrets import Secret
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$", description="letters, digits and . _ : / @ + -")]
+TagName = Annotated[str, Meta(pattern=rf"^{TAG_NAME.pattern}$", description="lower case letters, digits and _ . -")]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -236,6 +238,20 @@ class CacheMemorySettings(_Tree, frozen=True):
     """Bytes a worker keeps."""
 
 
+class TagSettings(_Tree, frozen=True):
+    """Cost tags that calls may carry, in `metadata` or the header `x-gatehouse-tags`."""
+
+    allow: Annotated[list[TagName], Meta(max_length=16)] = []
+    """The names that are kept with a call and that usage can be grouped by; all others are not looked at."""
+
+
+class AttributionSettings(_Tree, frozen=True):
+    """Whom calls are booked under beside their key."""
+
+    user: Literal["off", "hash", "plain"] = "off"
+    """The end user that a call names: not kept, kept as a keyed hash, or as named."""
+
+
 class Settings(_Tree, frozen=True):
     """Everything the operator's file says."""
 
@@ -257,6 +273,10 @@ class Settings(_Tree, frozen=True):
     """Unknown prices."""
     cache: CacheMemorySettings = CacheMemorySettings()
     """Memory for cached answers."""
+    tags: TagSettings = TagSettings()
+    """Cost tags."""
+    attribution: AttributionSettings = AttributionSettings()
+    """End users."""
     drain_seconds: Seconds = 30.0
     """How long running calls may take to finish when the server stops."""
 

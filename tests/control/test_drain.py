@@ -17,6 +17,7 @@ from gatehouse.adapters.storage.ledger import SqlLedger
 from gatehouse.adapters.storage.shelf import FileJournalShelf
 from gatehouse.adapters.storage.sql import Database
 from gatehouse.control.drain import Drain
+from gatehouse.core.attribution import Attribution
 from gatehouse.core.audit import AuditEvent
 from gatehouse.core.errors import Unavailable
 from gatehouse.core.ledger import Batch, Position, Posted
@@ -132,7 +133,7 @@ async def test_what_was_appended_is_posted_once(house: House) -> None:
 async def test_a_call_that_died_with_its_process_is_charged_its_hold(house: House) -> None:
     """Closed as lost, with one audit event; then the incarnation is settled and its files are gone."""
     worker = house.worker()
-    worker.append(opened_record("a", hold=700))
+    worker.append(opened_record("a", hold=700, attribution=Attribution((("project", "apollo"),), "u_1")))
     worker.append(closed_record("b", charge=5))
     await house.drain.drain_now()
     assert await house.rows("a") == []
@@ -140,6 +141,7 @@ async def test_a_call_that_died_with_its_process_is_charged_its_hold(house: Hous
     await house.drain.drain_now()
     (row,) = await house.ledger.attempts("default", "a")
     assert (row.outcome, row.charge, row.flags, row.final, row.meters) == ("lost", 700, ("lost",), True, (METER,))
+    assert row.attribution == Attribution((("project", "apollo"),), "u_1")
     assert await house.spent() == {METER: 705}
     assert house.settlements.told == [("booked", "w1"), ("booked", "w1"), ("settled", "w1")]
     assert [(event.subject, event.outcome) for event in house.logged] == [("b", "completed"), ("a", "lost")]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatehouse.core.attribution import Attribution
 from gatehouse.core.calls import Call, ImagePart, Message, TextPart, Tool
 from gatehouse.core.errors import Forbidden, Unavailable, UpstreamFailed
 from gatehouse.core.identity import Principal, Role
@@ -359,3 +360,25 @@ def test_a_short_key_is_refused_and_none_is_shown() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         Commitments(b"short")
     assert repr(Commitments(KEY)) == "Commitments(***)"
+
+
+async def test_both_records_carry_what_the_call_is_booked_under() -> None:
+    """Worked out with the first record and the same in the last, and in that of a call that was refused before any target."""
+    journal, clock = FakeJournal(), FakeClock()
+    made = Attribution((("project", "apollo"),), "u_1")
+    asked: list[Exchange] = []
+
+    def attribute(x: Exchange) -> Attribution:
+        asked.append(x)
+        return made
+
+    books = Bookkeeper(journal, clock, FakeTally(), Commitments(KEY), lambda: "cfg-1", STAGES, attribute=attribute)
+    desk = Desk()
+    x = await desk.admitted()
+    books.opened(x, LAB)
+    books.attempt_failed(x, UpstreamFailed("no", code="upstream_broken"))
+    books.closed(x)
+    refused = await desk.admitted("req_2")
+    books.closed(refused)
+    assert [record.attribution for record in journal.records] == [made] * 4
+    assert asked == [x, refused]

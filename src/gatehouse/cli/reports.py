@@ -19,7 +19,9 @@ def models(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: 
 
 
 def usage(
-    group_by: Annotated[str, typer.Option(help="Any of key, team, model, target, day, outcome, joined by commas.")] = "model",
+    group_by: Annotated[
+        str, typer.Option(help="Any of key, team, model, target, day, outcome, user and tag:<name>, joined by commas.")
+    ] = "model",
     since: Annotated[str | None, typer.Option("--from", help="From this time on (2026-11-01 or RFC 3339).")] = None,
     until: Annotated[str | None, typer.Option("--to", help="Before this time.")] = None,
     url: Url = None,

@@ -20,11 +20,13 @@ from gatehouse.adapters.state.memory_cache import MemoryCache
 from gatehouse.adapters.storage.journal import JournalWriter
 from gatehouse.adapters.system import TaskSpawner
 from gatehouse.adapters.telemetry.tally import ProcessTally
+from gatehouse.core.attribution import AttributionPolicy
 from gatehouse.core.calls import Call
 from gatehouse.core.identity import Principal
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, Slotted, TokenCounter
+from gatehouse.pipeline.attributing import Attributor
 from gatehouse.pipeline.bookkeeping import Bookkeeper, Commitments
 from gatehouse.pipeline.key_cache import Fetch, KeyCache
 from gatehouse.pipeline.lease_book import LeaseBook
@@ -121,7 +123,9 @@ class CallPath:
         scanner = SecretScanner()
         self._pack = scanner.version
         names = tuple(stage.name for stage in ORDER)
-        books = Bookkeeper(journal, clock, self.tally, Commitments(message.keys.commitment), lambda: self._policy, names, self.offload)
+        self._attributor = attributor = Attributor(message.keys.end_user, scanner)
+        commitments = Commitments(message.keys.commitment)
+        books = Bookkeeper(journal, clock, self.tally, commitments, lambda: self._policy, names, self.offload, attributor)
         self.runner = Runner(
             in_order(
                 Record(books, self.tally, names),
@@ -181,6 +185,7 @@ class CallPath:
             wanted[name] = (path, lambda path=path: EngineModel(Path(path)))  # type: ignore[misc]
         left = self._models.replace(wanted)
         self.table.replace(message.plans)
+        self._attributor.configure(AttributionPolicy(frozenset(settings.tags.allow), settings.attribution.user))
         self.settings = settings
         self._policy = f"{message.version}/{self._pack}"
         return left

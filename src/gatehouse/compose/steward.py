@@ -153,7 +153,13 @@ class StewardParts:
         signer = AuditSigner(root.derive(Purpose.AUDIT_SIGNING), root.fingerprint())
         self.log = SqlAuditLog(database.run, database.read, appender, signer, seal)
         self.checker, bootstrap_digest = checker_of(root, environment.bootstrap_key)
-        self._worker_keys = WorkerKeys(root.derive(Purpose.API_KEY_PEPPER), root.derive(Purpose.AUDIT_COMMITMENT), bootstrap_digest)
+        self._worker_keys = WorkerKeys(
+            root.derive(Purpose.API_KEY_PEPPER),
+            root.derive(Purpose.AUDIT_COMMITMENT),
+            bootstrap_digest,
+            root.derive(Purpose.END_USER),
+            root.derive(Purpose.END_USER_FORWARD),
+        )
         store = SqlKeyStore(database.run, appender.append)
         self.directory = _Directory(store)
         self.office = Office(SqlLeaseStore(database.run), clock)

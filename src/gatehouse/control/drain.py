@@ -287,6 +287,7 @@ def lost_row(record: Record, now: float, *, final: bool) -> tuple[Closed, tuple[
         policy=record.policy,
         commitment=record.commitment,
         final=final,
+        attribution=record.attribution,
     )
     return row, held
 

@@ -3,12 +3,14 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, get_args
 
+from gatehouse.core.attribution import TAG_GROUP, TAG_NAME
 from gatehouse.core.errors import InvalidRequest, NotFound
 from gatehouse.core.ledger import Group, LedgerReader, Page, UsageQuery, UsageRow
 from gatehouse.core.records import Closed
 
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 LARGEST_PAGE: Final = 1000
+MOST_GROUPS: Final = 12
 
 
 class Reports:
@@ -21,7 +23,9 @@ class Reports:
     async def usage(
         self, tenant: str, group_by: Sequence[str] = (), start: float | None = None, end: float | None = None
     ) -> list[UsageRow]:
-        """Requests, tokens and cost of calls that ended in [start, end), seconds since the epoch, by any of GROUPS in any order.
+        """Requests, tokens and cost of calls that ended in [start, end), seconds since the epoch.
+
+        `group_by` are any of GROUPS and tags ("tag:<name>"), in any order.
 
         `requests` counts calls; tokens and cost are those of every attempt, whatever became of it.
 
@@ -29,14 +33,17 @@ class Reports:
             InvalidRequest: a group that is not one, or twice the same, or a range that ends before it begins.
             Unavailable: the journals or the database cannot be read.
         """
-        groups: list[Group] = []
+        groups: list[str] = []
         for name in group_by:
-            group = next((known for known in GROUPS if known == name), None)
-            if group is None:
-                raise InvalidRequest(f"Usage cannot be grouped by this; the groups are {', '.join(GROUPS)}.", param="group_by")
-            if group in groups:
-                raise InvalidRequest(f"{group} is named twice.", param="group_by")
-            groups.append(group)
+            tag = name.removeprefix(TAG_GROUP) if name.startswith(TAG_GROUP) else None
+            if name not in GROUPS and (tag is None or TAG_NAME.fullmatch(tag) is None):
+                known = ", ".join(GROUPS)
+                raise InvalidRequest(f"Usage cannot be grouped by this; the groups are {known} and tag:<name>.", param="group_by")
+            if name in groups:
+                raise InvalidRequest(f"{name} is named twice.", param="group_by")
+            groups.append(name)
+        if len(groups) > MOST_GROUPS:
+            raise InvalidRequest(f"Usage can be grouped by {MOST_GROUPS} things at a time.", param="group_by")
         if start is not None and end is not None and end < start:
             raise InvalidRequest("The range ends before it begins.", param="to")
         await self._drain()

@@ -146,15 +146,16 @@ class Settlement(Protocol):
         """The journal is gone or damaged: what the incarnation held and nobody can account for is charged."""
 
 
-Group = Literal["key", "model", "team", "target", "day", "outcome"]
-"""What usage can be grouped by."""
+Group = Literal["key", "model", "team", "target", "day", "outcome", "user"]
+"""What usage can be grouped by, beside tags ("tag:<name>")."""
 
 
 class UsageQuery(msgspec.Struct, frozen=True):
     """Rows of `tenant` that ended in [start, end), seconds since the epoch; None is unbounded."""
 
     tenant: str
-    groups: tuple[Group, ...] = ()
+    groups: tuple[str, ...] = ()
+    """Each a Group or "tag:<name>"; a call without the tag, or without an end user, is in the row where the value is None."""
     start: float | None = None
     end: float | None = None
 

@@ -7,6 +7,7 @@ process died, is closed as `lost` and charged its hold.
 
 import msgspec
 
+from gatehouse.core.attribution import Attribution
 from gatehouse.core.usage import Usage
 
 
@@ -38,6 +39,8 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     """Version of configuration and guard policy that decided."""
     commitment: bytes
     """Keyed commitment (HMAC) to the canonical call: proves later what was asked without telling it."""
+    attribution: Attribution | None = None
+    """Cost tags, end user and trace, as far as policy keeps them; None when there is nothing of it."""
 
 
 class StageTime(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -85,6 +88,8 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     commitment: bytes
     final: bool
     """True on the last Closed of a call: exactly one a call has it, and becomes its audit event."""
+    attribution: Attribution | None = None
+    """As in Opened. Never part of the audit event: the log keeps for ever what may be personal here."""
 
 
 Record = Opened | Closed

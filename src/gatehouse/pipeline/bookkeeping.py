@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from gatehouse.core.attribution import Attribution
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.money import ZERO
@@ -30,6 +31,8 @@ from gatehouse.pipeline.exchange import NO_USAGE, Exchange
 
 Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 """Runs a function beside the loop (a thread)."""
+Attribute = Callable[[Exchange], Attribution | None]
+"""What a call is booked under beside its key, as far as policy keeps it."""
 
 logger = logging.getLogger("gatehouse.pipeline")
 
@@ -83,6 +86,7 @@ class Bookkeeper:
         policy: Callable[[], str],
         stages: Sequence[str],
         offload: Offload | None = None,
+        attribute: Attribute = lambda _: None,
     ) -> None:
         self._journal = journal
         self._append = journal.append
@@ -94,6 +98,7 @@ class Bookkeeper:
         self._stages = tuple(stages)
         """Names in the order in which an exchange's marks are made."""
         self._offload = offload
+        self._attribute = attribute
         self._waiting: deque[Record] = deque()
 
     @property
@@ -121,6 +126,8 @@ class Bookkeeper:
             self._catch_up()
         if not x.commitment:
             x.commitment = self._commitments.of(x.call)
+        if x.attribution is None:
+            x.attribution = self._attribute(x)
         price = target.price
         holds = x.money_holds
         self._append(
@@ -139,6 +146,7 @@ class Bookkeeper:
                 max([hold.amount for hold in holds]) if holds else 0,
                 self._policy(),
                 x.commitment,
+                x.attribution,
             )
         )
         x.attempts += 1
@@ -192,6 +200,8 @@ class Bookkeeper:
         principal, plan, target, call = x.principal, x.plan, x.target, x.call
         if call is not None and not x.commitment:
             x.commitment = self._commitments.of(call)
+        if x.attribution is None:
+            x.attribution = self._attribute(x)
         price = None if target is None else target.price
         return Closed(
             x.request_id,
@@ -219,6 +229,7 @@ class Bookkeeper:
             self._policy(),
             x.commitment,
             final=True,
+            attribution=x.attribution,
         )
 
     def _times(self, x: Exchange, ended: float) -> tuple[StageTime, ...]:

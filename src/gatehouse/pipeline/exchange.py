@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from gatehouse.core.attribution import Attribution
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.events import Answer
@@ -38,6 +39,7 @@ class Exchange:
     __slots__ = (
         "answer",
         "attempts",
+        "attribution",
         "body",
         "cache",
         "call",
@@ -86,6 +88,8 @@ class Exchange:
         self.call: Call | None = None
         self.plan: Plan | None = None
         self.commitment = b""
+        self.attribution: Attribution | None = None
+        """What it is booked under beside its key; the bookkeeper works it out with the first record."""
         # what is held and used
         self.holds: tuple[Hold, ...] = ()
         self.money_holds: tuple[MeterHold, ...] = ()

@@ -30,6 +30,10 @@ class WorkerKeys(msgspec.Struct, frozen=True, array_like=True):
     commitment: bytes
     bootstrap: bytes | None = None
     """The digest of the bootstrap key, when there is one."""
+    end_user: bytes = b""
+    """For hashes of end users in the ledger."""
+    end_user_forward: bytes = b""
+    """For hashes of end users that targets are told; another one, so that theirs and ours cannot be put side by side."""
 
     def __repr__(self) -> str:
         return "WorkerKeys(***)"

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from gatehouse.core.attribution import Attribution
 from gatehouse.core.audit import AuditEvent
 from gatehouse.core.errors import InvalidRequest, Unavailable
 from gatehouse.core.ledger import Batch, Books, LedgerReader, Position, PriceBook, UsageQuery
@@ -96,11 +97,13 @@ class BooksContract:
         rows = [
             closed_record("req_1"),
             closed_record("req_2", team=None, flags=(), stages=(), meters=(), commitment=b"", first_event_us=-1),
+            closed_record("req_3", attribution=Attribution((("cost.center", "7"), ("project", 'ä "b"')), "u_1", "4b" * 16)),
         ]
         posted = await books.post(batch_of(*rows))
-        assert posted.inserted == 2
+        assert posted.inserted == 3
         assert await ledger.attempts("default", "req_1") == [rows[0]]
         assert await ledger.attempts("default", "req_2") == [rows[1]]
+        assert await ledger.attempts("default", "req_3") == [rows[2]]
 
     async def test_a_row_of_another_tenant_is_not_there(self, books: Books, ledger: LedgerReader) -> None:
         """Asked for by its id, listed, or summed."""
@@ -226,6 +229,39 @@ class BooksContract:
             ("blue", "2026-01-01", "completed", "ab12cd34", "assistant"),
             ("blue", "2026-01-01", "failed", "ab12cd34", "assistant"),
         ]
+
+    async def test_usage_by_tags_and_end_users_adds_up(self, books: Books, ledger: LedgerReader) -> None:
+        """Each call is in exactly one row of every grouping, those without a value under None; whole hours and edges alike."""
+        apollo, vega = (("cost_center", "7"), ("project", "apollo")), (("project", "vega"),)
+        rows = [
+            closed_record("a", charge=1, attribution=Attribution(apollo, "u_1")),
+            closed_record("b", charge=2, at=ELEVEN + HOUR + 5, attribution=Attribution(apollo, "u_2")),
+            closed_record("c", charge=4, attribution=Attribution(vega, "u_1"), model="tiny"),
+            closed_record("d", charge=8, attribution=Attribution((), "u_2")),
+            closed_record("e", charge=16, attribution=Attribution((), "", "4b" * 16)),
+            closed_record("f", charge=32, model="tiny"),
+            closed_record("f", 2, charge=64, final=False, outcome="failed", attribution=Attribution(vega)),
+        ]
+        await books.post(batch_of(*rows))
+
+        async def by(*groups: str, start: float | None = None, end: float | None = None) -> dict[tuple[str | None, ...], tuple[int, int]]:
+            found = await ledger.usage(UsageQuery("default", groups, start, end))
+            return {tuple(row.group.values()): (row.requests, row.charge) for row in found}
+
+        assert await by("tag:project") == {(None,): (3, 8 + 16 + 32), ("apollo",): (2, 3), ("vega",): (1, 4 + 64)}
+        assert await by("user") == {(None,): (2, 16 + 32 + 64), ("u_1",): (2, 5), ("u_2",): (2, 10)}
+        assert await by("tag:project", "model") == {
+            (None, "assistant"): (2, 24),
+            (None, "tiny"): (1, 32),
+            ("apollo", "assistant"): (2, 3),
+            ("vega", "assistant"): (0, 64),
+            ("vega", "tiny"): (1, 4),
+        }
+        assert await by("model", "tag:cost_center", "user", end=ELEVEN + HOUR) == await by(
+            "model", "tag:cost_center", "user", start=ELEVEN + 1, end=ELEVEN + 2
+        )
+        assert await by("tag:project", start=ELEVEN + HOUR - 1, end=ELEVEN + HOUR + 10) == {("apollo",): (1, 2)}
+        assert await by("tag:unknown") == {(None,): (6, 127)}
 
     async def test_a_range_is_half_open_to_the_microsecond(self, books: Books, ledger: LedgerReader) -> None:
         """Whole hours come from sums and the edges from rows; together they are exactly the range."""

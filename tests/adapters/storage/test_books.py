@@ -12,6 +12,7 @@ from gatehouse.adapters.storage.books import SqlBooks
 from gatehouse.adapters.storage.leases import SqlLeaseStore
 from gatehouse.adapters.storage.ledger import SqlLedger, SqlPriceBook
 from gatehouse.adapters.storage.sql import Database
+from gatehouse.core.attribution import Attribution
 from gatehouse.core.audit import AuditEvent
 from gatehouse.core.leases import LeaseRow
 from gatehouse.core.ledger import Batch, Group, Position, UsageQuery
@@ -107,8 +108,10 @@ class TestSqlPriceBook(PriceBookContract):
 
 
 Moment = st.integers(0, 4 * 3600).map(lambda seconds: ELEVEN - 3600 + seconds)
-Groups = st.lists(st.sampled_from(get_args(Group)), unique=True).map(tuple)
-Made = st.tuples(Moment, st.sampled_from("ab"), st.sampled_from(["x", None]), st.booleans(), st.integers(0, 9))
+Groups = st.lists(st.sampled_from((*get_args(Group), "tag:project", "tag:stage")), unique=True).map(tuple)
+Tags = st.dictionaries(st.sampled_from(["project", "stage"]), st.sampled_from("12"))
+Attributed = st.none() | st.builds(lambda tags, user: Attribution(tuple(sorted(tags.items())), user), Tags, st.sampled_from(["", "u_1"]))
+Made = st.tuples(Moment, st.sampled_from("ab"), st.sampled_from(["x", None]), st.booleans(), st.integers(0, 9), Attributed)
 
 
 @given(rows=st.lists(Made, max_size=20), start=st.none() | Moment, end=st.none() | Moment, groups=Groups)
@@ -116,16 +119,18 @@ Made = st.tuples(Moment, st.sampled_from("ab"), st.sampled_from(["x", None]), st
 async def test_usage_is_what_adding_up_the_rows_gives(
     books: SqlBooks,
     ledger: SqlLedger,
-    rows: list[tuple[float, str, str | None, bool, int]],
+    rows: list[tuple[float, str, str | None, bool, int, Attribution | None]],
     start: float | None,
     end: float | None,
-    groups: tuple[Group, ...],
+    groups: tuple[str, ...],
 ) -> None:
     """For any rows, range and grouping: hours from sums and edges from rows never count a row twice or not at all."""
     example = uuid.uuid4().hex
     records = [
-        closed_record(f"{example}-{index}", tenant=example, at=at, key_id=key, team=team, final=final, charge=charge)
-        for index, (at, key, team, final, charge) in enumerate(rows)
+        closed_record(
+            f"{example}-{index}", tenant=example, at=at, key_id=key, team=team, final=final, charge=charge, attribution=attribution
+        )
+        for index, (at, key, team, final, charge, attribution) in enumerate(rows)
     ]
     expected: dict[tuple[str | None, ...], tuple[int, int]] = {}
     for record in records:
@@ -138,6 +143,9 @@ async def test_usage_is_what_adding_up_the_rows_gives(
     assert {tuple(row.group.values()): (row.requests, row.charge) for row in found} == expected
 
 
-def _value(record: Closed, group: Group) -> str | None:
+def _value(record: Closed, group: str) -> str | None:
+    attribution = record.attribution or Attribution()
+    if group.startswith("tag:"):
+        return dict(attribution.tags).get(group.removeprefix("tag:"))
     known = {"key": record.key_id, "model": record.model, "team": record.team, "target": record.target, "outcome": record.outcome}
-    return "2026-01-01" if group == "day" else known[group]
+    return {"day": "2026-01-01", "user": attribution.end_user or None, **known}[group]

@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import Dialect, Row
 
 from gatehouse.adapters.storage._tables import LEDGER
+from gatehouse.core.attribution import Attribution
 from gatehouse.core.records import Closed, StageTime
 from gatehouse.core.usage import Usage
 
@@ -60,6 +61,9 @@ class RowWriter:
             closed.policy,
             closed.commitment,
             closed.final,
+            tags_text(closed.attribution),
+            "" if closed.attribution is None else closed.attribution.end_user,
+            "" if closed.attribution is None else closed.attribution.trace,
         )
 
     def _day(self, at: int) -> str:
@@ -69,6 +73,13 @@ class RowWriter:
             self._days.clear()
             day = self._days[number] = day_name(number)
         return day
+
+
+def tags_text(attribution: Attribution | None) -> str:
+    """Tags as the column has them: a JSON object, or "" for none."""
+    if attribution is None or not attribution.tags:
+        return ""
+    return msgspec.json.encode(dict(attribution.tags)).decode()
 
 
 def day_name(number: int) -> str:
@@ -123,4 +134,12 @@ def closed_of(row: Row[Any]) -> Closed:
         policy=row.policy,
         commitment=bytes(row.commitment),
         final=row.final,
+        attribution=_attribution(row),
     )
+
+
+def _attribution(row: Row[Any]) -> Attribution | None:
+    if not (row.tags or row.end_user or row.trace):
+        return None
+    tags = msgspec.json.decode(row.tags, type=dict[str, str]) if row.tags else {}
+    return Attribution(tuple(sorted(tags.items())), row.end_user, row.trace)

@@ -45,9 +45,13 @@ LEDGER: Final = Table(
     Column("policy", Text, nullable=False),
     Column("commitment", LargeBinary, nullable=False),
     Column("final", Boolean, nullable=False),
+    Column("tags", Text, nullable=False, server_default=""),
+    Column("end_user", Text, nullable=False, server_default=""),
+    Column("trace", Text, nullable=False, server_default=""),
     Index(None, "tenant", "at", "request_id"),
 )
-"""One row an attempt; the columns are those of `Closed`, its usage spread over the buckets, and the UTC day."""
+"""One row an attempt; the columns are those of `Closed`, its usage spread over the buckets, and the UTC day. `tags` are a JSON
+object with sorted names, "" for none."""
 
 USAGE_HOURS: Final = Table(
     "usage_hours",
@@ -66,6 +70,25 @@ USAGE_HOURS: Final = Table(
 )
 """Sums of the ledger by hour (hours since the epoch), written with it: a report over a year reads these, not millions of rows.
 No team is ""."""
+
+USAGE_TAG_HOURS: Final = Table(
+    "usage_tag_hours",
+    METADATA,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("tenant", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("team", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("tags", Text, primary_key=True),
+    Column("end_user", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("charge", BigInteger, nullable=False),
+)
+"""That part of USAGE_HOURS that has tags or an end user, by these too: what is in the one and not in the other has neither."""
 
 METERS: Final = Table(
     "meters",

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import DataError
 
-from gatehouse.adapters.storage._rows import MICROS, RowWriter, insert_ignoring, tame
+from gatehouse.adapters.storage._rows import MICROS, RowWriter, insert_ignoring, tags_text, tame
 from gatehouse.adapters.storage._run import Run
 from gatehouse.adapters.storage._tables import JOURNAL_OPEN, JOURNALS
 from gatehouse.core.audit import AuditEvent
@@ -23,8 +23,10 @@ Append = Callable[[Connection, Sequence[AuditEvent]], None]
 """Adds events to the audit log inside the transaction of what they tell about."""
 
 _HOUR: Final = 3600 * MICROS
+_HOUR_COLUMNS: Final = ("hour", "tenant", "key_id", "team", "model", "target", "outcome")
+_SUM_COLUMNS: Final = ("requests", "input_tokens", "output_tokens", "charge")
 _Sum = list[int]
-_HourKey = tuple[int, str, str, str, str, str, str]
+_HourKey = tuple[int | str, ...]
 
 
 class SqlBooks:
@@ -115,6 +117,7 @@ class SqlBooks:
         if booked:
             _add_to_meters(connection, batch.incarnation, booked)
         _add_to_hours(connection, inserted)
+        _add_to_tag_hours(connection, [row for row in inserted if row.attribution is not None])
         events = [*batch.events, *(audit_event(row) for row in inserted if row.final)]
         if events:
             self._append(connection, events)
@@ -190,22 +193,42 @@ def _add_to_meters(connection: Connection, incarnation: str, booked: dict[str, i
 def _add_to_hours(connection: Connection, rows: Iterable[Closed]) -> None:
     sums: dict[_HourKey, _Sum] = {}
     for row in rows:
-        key = (round(row.at * MICROS) // _HOUR, row.tenant, row.key_id, row.team or "", row.model, row.target, row.outcome)
-        total = sums.get(key)
-        if total is None:
-            total = sums[key] = [0, 0, 0, 0]
-        total[0] += row.final
-        total[1] += row.usage.input_total
-        total[2] += row.usage.output_total
-        total[3] += row.charge
+        _add(sums, _hour_key(row), row)
+    _upsert(connection, "usage_hours", _HOUR_COLUMNS, sums)
+
+
+def _add_to_tag_hours(connection: Connection, rows: Iterable[Closed]) -> None:
+    sums: dict[_HourKey, _Sum] = {}
+    for row in rows:
+        assert row.attribution is not None
+        tags, end_user = tags_text(row.attribution), row.attribution.end_user
+        if tags or end_user:
+            _add(sums, (*_hour_key(row), tags, end_user), row)
+    _upsert(connection, "usage_tag_hours", (*_HOUR_COLUMNS, "tags", "end_user"), sums)
+
+
+def _hour_key(row: Closed) -> _HourKey:
+    return (round(row.at * MICROS) // _HOUR, row.tenant, row.key_id, row.team or "", row.model, row.target, row.outcome)
+
+
+def _add(sums: dict[_HourKey, _Sum], key: _HourKey, row: Closed) -> None:
+    total = sums.get(key)
+    if total is None:
+        total = sums[key] = [0, 0, 0, 0]
+    total[0] += row.final
+    total[1] += row.usage.input_total
+    total[2] += row.usage.output_total
+    total[3] += row.charge
+
+
+def _upsert(connection: Connection, table: str, keys: tuple[str, ...], sums: dict[_HourKey, _Sum]) -> None:
     if not sums:
         return
-    marks = ", ".join([_mark(connection)] * 11)
+    marks = ", ".join([_mark(connection)] * (len(keys) + len(_SUM_COLUMNS)))
+    raised = ", ".join(f"{column} = {table}.{column} + excluded.{column}" for column in _SUM_COLUMNS)
     connection.exec_driver_sql(
-        "INSERT INTO usage_hours (hour, tenant, key_id, team, model, target, outcome, requests, input_tokens, output_tokens, charge) "  # noqa: S608
-        f"VALUES ({marks}) ON CONFLICT (hour, tenant, key_id, team, model, target, outcome) DO UPDATE SET "
-        "requests = usage_hours.requests + excluded.requests, input_tokens = usage_hours.input_tokens + excluded.input_tokens, "
-        "output_tokens = usage_hours.output_tokens + excluded.output_tokens, charge = usage_hours.charge + excluded.charge",
+        f"INSERT INTO {table} ({', '.join((*keys, *_SUM_COLUMNS))}) VALUES ({marks}) "  # noqa: S608 - every name is ours
+        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {raised}",
         [tame((*key, *sums[key])) for key in sorted(sums)],
     )
 

@@ -1,16 +1,19 @@
-"""What may be asked of the ledger. Whole hours come from their sums; only the edges of a range read rows, through the index."""
+"""What may be asked of the ledger. Whole hours come from their sums; only the edges of a range read rows, through the index.
+
+What tags and end users are booked under is summed apart, for those calls that have any: a report without them never looks there."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, case, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, Table, case, func, or_, select, tuple_
 
 from gatehouse.adapters.storage._rows import MICROS, closed_of, day_name
 from gatehouse.adapters.storage._run import Run
-from gatehouse.adapters.storage._tables import LEDGER, PRICE_SNAPSHOTS, USAGE_HOURS
+from gatehouse.adapters.storage._tables import LEDGER, PRICE_SNAPSHOTS, USAGE_HOURS, USAGE_TAG_HOURS
+from gatehouse.core.attribution import TAG_GROUP
 from gatehouse.core.errors import InvalidRequest
-from gatehouse.core.ledger import Group, Page, UsageQuery, UsageRow
+from gatehouse.core.ledger import Page, UsageQuery, UsageRow
 from gatehouse.core.records import Closed
 from gatehouse.core.usage import Price
 
@@ -81,20 +84,58 @@ class SqlPriceBook:
 def usage(connection: Connection, query: UsageQuery) -> list[UsageRow]:
     """One row a group."""
     sums: dict[_GroupKey, list[int]] = {}
+
+    def add(key: _GroupKey, amounts: Sequence[Any], sign: int) -> None:
+        total = sums.setdefault(key, [0, 0, 0, 0])
+        for place, amount in enumerate(amounts):
+            total[place] += sign * int(amount)
+
+    named = tuple(name for name in query.groups if _attributed(name))
     for part in _parts(query):
-        for row in connection.execute(part):
-            total = sums.setdefault(tuple(row[:-4]), [0, 0, 0, 0])
-            for place, amount in enumerate(row[-4:]):
-                total[place] += int(amount)
+        for row in connection.execute(part.all):
+            add(_key(query.groups, row[:-4], {}), row[-4:], 1)
+        if not named:
+            continue
+        for row in connection.execute(part.tagged):
+            *plain, tags, end_user = row[:-4]
+            add(_key(query.groups, plain, _values(named, tags, end_user)), row[-4:], 1)
+            # It was among all of them as well, where nothing is known of tags.
+            add(_key(query.groups, plain, {}), row[-4:], -1)
     rows = []
     for key in sorted(sums, key=lambda values: tuple((value is not None, value) for value in values)):
         requests, input_tokens, output_tokens, charge = sums[key]
+        if named and not any(sums[key]):
+            continue
         group: dict[str, str | None] = {name: _shown(name, value) for name, value in zip(query.groups, key, strict=True)}
         rows.append(UsageRow(group, requests, input_tokens, output_tokens, charge))
     return rows
 
 
-def _parts(query: UsageQuery) -> Iterator[Select[Any]]:
+def _attributed(group: str) -> bool:
+    """Whether a group is one that only some calls have a value of: a tag, or the end user."""
+    return group == "user" or group.startswith(TAG_GROUP)
+
+
+def _values(named: tuple[str, ...], tags: str, end_user: str) -> dict[str, str | None]:
+    """What a row of the tagged says of the groups asked for."""
+    kept: dict[str, str] = msgspec.json.decode(tags) if tags else {}
+    return {name: (end_user or None) if name == "user" else kept.get(name.removeprefix(TAG_GROUP)) for name in named}
+
+
+def _key(groups: tuple[str, ...], plain: Sequence[Any], values: dict[str, str | None]) -> _GroupKey:
+    """The values of all groups in the order they were asked for; `plain` are those of the columns."""
+    columns = iter(plain)
+    return tuple(values.get(name) if _attributed(name) else next(columns) for name in groups)
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """One stretch of time: all of it by its columns, and the tagged of it by tags and end user too."""
+
+    all: Select[Any]
+    tagged: Select[Any]
+
+
+def _parts(query: UsageQuery) -> Iterator[_Part]:
     """The range as whole hours and what sticks out on either side."""
     start = None if query.start is None else round(query.start * MICROS)
     end = None if query.end is None else round(query.end * MICROS)
@@ -105,14 +146,14 @@ def _parts(query: UsageQuery) -> Iterator[Select[Any]]:
         return
     if start is not None and first is not None and start < first * HOUR:
         yield _rows(query, start, first * HOUR)
-    yield _hours(query, first, last)
+    yield _Part(_hours(query, USAGE_HOURS, first, last), _hours(query, USAGE_TAG_HOURS, first, last))
     if end is not None and last is not None and last * HOUR < end:
         yield _rows(query, last * HOUR, end)
 
 
-def _hours(query: UsageQuery, first: int | None, last: int | None) -> Select[Any]:
-    table = USAGE_HOURS.c
-    columns: dict[Group, ColumnElement[Any]] = {
+def _hours(query: UsageQuery, hours: Table, first: int | None, last: int | None) -> Select[Any]:
+    table = hours.c
+    columns: dict[str, ColumnElement[Any]] = {
         "key": table.key_id,
         "model": table.model,
         "team": table.team,
@@ -120,7 +161,9 @@ def _hours(query: UsageQuery, first: int | None, last: int | None) -> Select[Any
         "outcome": table.outcome,
         "day": table.hour // 24,
     }
-    groups = [columns[name].label(f"group_{name}") for name in query.groups]
+    groups = [columns[name].label(f"group_{name}") for name in query.groups if not _attributed(name)]
+    if hours is USAGE_TAG_HOURS:
+        groups += [table.tags.label("tags"), table.end_user.label("end_user")]
     sums = [func.coalesce(func.sum(column), 0) for column in (table.requests, table.input_tokens, table.output_tokens, table.charge)]
     rows = select(*groups, *sums).where(table.tenant == query.tenant)
     if first is not None:
@@ -130,9 +173,9 @@ def _hours(query: UsageQuery, first: int | None, last: int | None) -> Select[Any
     return rows.group_by(*groups).having(func.count() > 0)
 
 
-def _rows(query: UsageQuery, start: int | None, end: int | None) -> Select[Any]:
+def _rows(query: UsageQuery, start: int | None, end: int | None) -> _Part:
     table = LEDGER.c
-    columns: dict[Group, ColumnElement[Any]] = {
+    columns: dict[str, ColumnElement[Any]] = {
         "key": table.key_id,
         "model": table.model,
         "team": func.coalesce(table.team, ""),
@@ -140,18 +183,23 @@ def _rows(query: UsageQuery, start: int | None, end: int | None) -> Select[Any]:
         "outcome": table.outcome,
         "day": table.at // (24 * HOUR),
     }
-    groups = [columns[name].label(f"group_{name}") for name in query.groups]
+    groups = [columns[name].label(f"group_{name}") for name in query.groups if not _attributed(name)]
     sums = [
         func.sum(case((table.final.is_(True), 1), else_=0)),
         func.sum(table.input + table.cached_input + table.cache_write + table.audio_input),
         func.sum(table.output + table.reasoning + table.audio_output),
         func.sum(table.charge),
     ]
-    rows = select(*groups, *sums).where(table.tenant == query.tenant, table.at >= start, table.at < end)
-    return rows.group_by(*groups).having(func.count() > 0)
+
+    def grouped(extra: list[ColumnElement[Any]]) -> Select[Any]:
+        rows = select(*groups, *extra, *sums).where(table.tenant == query.tenant, table.at >= start, table.at < end)
+        return rows.group_by(*groups, *extra).having(func.count() > 0)
+
+    tagged = grouped([table.tags, table.end_user]).where(or_(table.tags != "", table.end_user != ""))
+    return _Part(grouped([]), tagged)
 
 
-def _shown(name: Group, value: str | int | None) -> str | None:
+def _shown(name: str, value: str | int | None) -> str | None:
     if name == "day":
         return day_name(int(value or 0))
     if name == "team" and value == "":

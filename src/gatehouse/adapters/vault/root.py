@@ -33,6 +33,8 @@ class Purpose(enum.StrEnum):
     WEBHOOK = "webhook"
     BACKUP = "backup"
     FINGERPRINT = "fingerprint"
+    END_USER = "end-user"
+    END_USER_FORWARD = "end-user-forward"
 
 
 class RootKeyRefused(Exception):

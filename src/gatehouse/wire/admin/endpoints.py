@@ -9,6 +9,7 @@ import msgspec
 from gatehouse.control.audit import AuditAdministration
 from gatehouse.control.keys import KeyAdministration, KeySpec, Minted
 from gatehouse.control.reports import Reports
+from gatehouse.core.attribution import Attribution
 from gatehouse.core.audit import AuditRow
 from gatehouse.core.errors import InvalidRequest
 from gatehouse.core.identity import Permission, Principal
@@ -173,7 +174,7 @@ def _reports(services: Services) -> tuple[Endpoint, ...]:
             handler=usage,
             reply=UsageReport,
             query={
-                "group_by": "any of key, model, team, target, day, outcome, joined by commas",
+                "group_by": "any of key, model, team, target, day, outcome, user and tag:<name>, joined by commas",
                 "from": "from this time on: a date, RFC 3339, or seconds since the epoch",
                 "to": "before this time",
             },
@@ -316,6 +317,7 @@ def _key(stored: StoredKey) -> dict[str, Any]:
 
 def _request(rows: list[Closed]) -> RequestView:
     last = rows[-1]
+    attribution = last.attribution or Attribution()
     return RequestView(
         id=last.request_id,
         key_id=last.key_id,
@@ -323,6 +325,9 @@ def _request(rows: list[Closed]) -> RequestView:
         operation=last.operation,
         traffic=last.traffic,
         policy=last.policy,
+        tags=dict(attribution.tags),
+        user=attribution.end_user or None,
+        trace_id=attribution.trace or None,
         attempts=[_attempt(row) for row in rows],
     )
 

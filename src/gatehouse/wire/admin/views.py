@@ -115,7 +115,7 @@ class AttemptView(_View, frozen=True, kw_only=True):
 
 
 class RequestView(_View, frozen=True, kw_only=True):
-    """One call with everything that is remembered of it."""
+    """One call with everything that is remembered of it: tags, end user and W3C trace id as far as policy keeps them."""
 
     id: str
     key_id: str
@@ -123,6 +123,9 @@ class RequestView(_View, frozen=True, kw_only=True):
     operation: str
     traffic: str
     policy: str
+    tags: dict[str, str]
+    user: str | None
+    trace_id: str | None
     attempts: list[AttemptView]
 
 
