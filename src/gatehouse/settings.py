@@ -115,6 +115,8 @@ class ProviderSettings(_Tree, frozen=True):
     """Up to and including the version ("http://127.0.0.1:8000/v1"); kind openai has a default."""
     api_key: Secret = Secret("")
     """Its credential, usually "${NAME}"."""
+    api_keys: list[Secret] = []
+    """Further credentials: calls go round among all of them, one that is refused or at its limit is left aside."""
     plaintext: bool = False
     """Allow http:// to a host that is not loopback."""
     ca_bundle: str | None = None

@@ -15,11 +15,11 @@ import msgspec
 
 from gatehouse.adapters.engines.client import EngineModel
 from gatehouse.adapters.guards.secrets import SecretScanner
-from gatehouse.adapters.providers.openai import OpenAIModel, OpenAIOptions
 from gatehouse.adapters.state.memory_cache import MemoryCache
 from gatehouse.adapters.storage.journal import JournalWriter
 from gatehouse.adapters.system import TaskSpawner
 from gatehouse.adapters.telemetry.tally import ProcessTally
+from gatehouse.compose.providers import build_model
 from gatehouse.core.attribution import AttributionPolicy
 from gatehouse.core.calls import Call
 from gatehouse.core.identity import Principal
@@ -43,7 +43,7 @@ from gatehouse.pipeline.stages.record import Record
 from gatehouse.pipeline.stages.route import Route, RouteTable
 from gatehouse.pipeline.turnstile import Turnstile
 from gatehouse.processes.protocol import Configure
-from gatehouse.settings import ProviderSettings, Settings, decode_custom, read_environment
+from gatehouse.settings import Settings, decode_custom, read_environment
 
 T = TypeVar("T")
 
@@ -180,7 +180,7 @@ class CallPath:
         wanted: dict[str, tuple[object, Callable[[], Model]]] = {}
         proxy = (self._environment.https_proxy, self._environment.no_proxy)
         for provider in settings.providers:
-            wanted[provider.name] = ((provider, proxy), lambda provider=provider: self._provider(provider))  # type: ignore[misc]
+            wanted[provider.name] = ((provider, proxy), lambda provider=provider: build_model(provider, self._environment))  # type: ignore[misc]
         for name, path in message.engines.items():
             wanted[name] = (path, lambda path=path: EngineModel(Path(path)))  # type: ignore[misc]
         left = self._models.replace(wanted)
@@ -189,26 +189,6 @@ class CallPath:
         self.settings = settings
         self._policy = f"{message.version}/{self._pack}"
         return left
-
-    def _provider(self, settings: ProviderSettings) -> OpenAIModel:
-        proxy = settings.proxy or self._environment.https_proxy
-        if proxy is not None and proxy.reveal() == "none":
-            proxy = None
-        return OpenAIModel(
-            OpenAIOptions(
-                name=settings.name,
-                kind=settings.kind,
-                base_url=settings.base_url or "",
-                api_key=settings.api_key or None,
-                plaintext=settings.plaintext,
-                ca_bundle=settings.ca_bundle,
-                proxy=proxy,
-                no_proxy=tuple(name.strip() for name in self._environment.no_proxy.split(",") if name.strip()),
-                max_connections=settings.max_connections,
-                max_waiting=settings.max_waiting,
-                headers=settings.headers,
-            )
-        )
 
     async def _close_later(self, model: Model) -> None:
         await self._clock.sleep(OLD_MODEL_SECONDS)

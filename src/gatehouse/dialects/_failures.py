@@ -50,6 +50,16 @@ def not_understood(detail: str) -> UpstreamFailed:
     return UpstreamFailed("The model's answer could not be understood.", code="upstream_invalid", detail=detail[:200])
 
 
+def inexpressible(param: str, text: str) -> UpstreamFailed:
+    """The failure of a target whose format has no words for a part of the call, raised before a byte is sent.
+
+    The caller is told (a 400) unless another target has the words; nothing is left out silently. `param` is the field of core.
+    """
+    failed = UpstreamFailed(f"{param}: {text}", code="upstream_rejected", detail=f"not expressible: {param}", sent=False, caller_fault=True)
+    failed.param = param
+    return failed
+
+
 def sayable(message: object) -> str:
     """A target's message, fit to be shown: one line, bounded, without control characters or credentials; "" when it is no text."""
     if not isinstance(message, str):

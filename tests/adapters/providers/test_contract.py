@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gatehouse.adapters.providers.openai import OpenAIModel, OpenAIOptions
 from gatehouse.core.plans import Target
 from gatehouse.testing.model_contract import ModelContract, ModelRig
 from gatehouse.testing.upstream import FakeUpstream, Play, Seen, Wire, completion, http, stream, streamed
+from tests.adapters.providers.trials import openai_model
 
 
 async def as_asked(seen: Seen, wire: Wire) -> None:
@@ -38,7 +38,7 @@ class TestOpenAIModel(ModelContract):
         play: Play
         play, connections = request.param
         async with FakeUpstream(play) as upstream:
-            model = OpenAIModel(OpenAIOptions(name="lab", base_url=upstream.url, max_connections=connections))
+            model = openai_model(upstream.url, max_connections=connections)
             pool = model.pool
             yield ModelRig(model, Target("lab/m", "lab", "m"), lambda: pool.open - pool.idle)
             await model.close()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gatehouse.adapters.providers.openai import OpenAIModel, OpenAIOptions
+from gatehouse.adapters.providers.frame import HttpModel
 from gatehouse.core.calls import Call, Message
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.events import Events
@@ -20,7 +20,7 @@ from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.dispatch import Dispatch
 from gatehouse.testing.fakes import FakeClock, FakeRng, FakeTally
 from gatehouse.testing.upstream import FakeUpstream, endless
-from tests.adapters.providers.trials import eventually
+from tests.adapters.providers.trials import eventually, openai_model
 
 PRICE = Price("p", 1_000_000, 10_000_000, 0, 0, 0, 0, 0)
 PLAN = Plan("assistant", (Target("lab/m", "lab", "m", price=PRICE),))
@@ -51,10 +51,10 @@ class Books:
 
 
 @pytest.fixture
-async def model(upstream: FakeUpstream) -> AsyncIterator[OpenAIModel]:
+async def model(upstream: FakeUpstream) -> AsyncIterator[HttpModel]:
     """Fewer connections than streams, so that some are cut while they queue."""
     upstream.will(endless("four", gap=0.002))
-    made = OpenAIModel(OpenAIOptions(name="lab", base_url=upstream.url, max_connections=STREAMS // 2))
+    made = openai_model(upstream.url, max_connections=STREAMS // 2)
     yield made
     await made.close()
 
@@ -89,7 +89,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def test_scenario_19_64_streams_cut_at_random_points(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_scenario_19_64_streams_cut_at_random_points(upstream: FakeUpstream, model: HttpModel) -> None:
     """Queued, connecting, waiting or mid-stream: within a second the provider has no connection of ours, slots and gauges are
     back, tokens so far are billed once, and no task and no descriptor is left."""
     books, tally, clock = Books(), FakeTally(), FakeClock()

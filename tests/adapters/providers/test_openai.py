@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gatehouse.adapters.providers.openai import OPENAI_BASE_URL, OpenAIModel, OpenAIOptions
+from gatehouse.adapters.providers.frame import HttpModel
+from gatehouse.adapters.providers.openai import OPENAI_BASE_URL
 from gatehouse.core.calls import Call, Message
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Answer, Chunk, Event
@@ -38,7 +39,7 @@ from gatehouse.testing.upstream import (
     usage_frame,
     usage_of,
 )
-from tests.adapters.providers.trials import Trial, eventually
+from tests.adapters.providers.trials import Trial, eventually, openai_model
 
 KEY = "sk-live-0123456789"
 TARGET = Target("lab/qwen", "lab", "qwen")
@@ -46,19 +47,19 @@ CALL = Call(model="assistant", messages=(Message("user", "hi"),), max_tokens=10)
 STREAM = msgspec.structs.replace(CALL, stream=True)
 
 
-def model_of(upstream: FakeUpstream, **options: Any) -> OpenAIModel:
-    return OpenAIModel(OpenAIOptions(**{"name": "lab", "base_url": upstream.url, "api_key": Secret(KEY), **options}))
+def model_of(upstream: FakeUpstream, **options: Any) -> HttpModel:
+    return openai_model(**{"base_url": upstream.url, "api_key": Secret(KEY), **options})
 
 
 @pytest.fixture
-async def model(upstream: FakeUpstream) -> AsyncIterator[OpenAIModel]:
+async def model(upstream: FakeUpstream) -> AsyncIterator[HttpModel]:
     """The adapter, configured for the fake provider."""
     made = model_of(upstream)
     yield made
     await made.close()
 
 
-async def events_of(model: OpenAIModel, call: Call = STREAM, trial: Trial | None = None) -> list[Event]:
+async def events_of(model: HttpModel, call: Call = STREAM, trial: Trial | None = None) -> list[Event]:
     return [event async for event in await model.answer(call, TARGET, trial or Trial())]
 
 
@@ -66,14 +67,14 @@ def text_of(events: list[Event]) -> str:
     return "".join(choice.text or "" for event in events for choice in event.choices)
 
 
-async def refused(model: OpenAIModel, call: Call = CALL, trial: Trial | None = None) -> UpstreamFailed:
+async def refused(model: HttpModel, call: Call = CALL, trial: Trial | None = None) -> UpstreamFailed:
     """The failure that `answer` itself raises: another target can still be tried."""
     with pytest.raises(UpstreamFailed) as caught:
         await model.answer(call, TARGET, trial or Trial())
     return caught.value
 
 
-async def broken(model: OpenAIModel, trial: Trial | None = None) -> tuple[list[Event], UpstreamFailed]:
+async def broken(model: HttpModel, trial: Trial | None = None) -> tuple[list[Event], UpstreamFailed]:
     """What a stream gave before it failed, and how it failed."""
     seen: list[Event] = []
     stream = await model.answer(STREAM, TARGET, trial or Trial())
@@ -88,7 +89,7 @@ async def broken(model: OpenAIModel, trial: Trial | None = None) -> tuple[list[E
 # --- what goes out -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_whole_answer(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_a_whole_answer(upstream: FakeUpstream, model: HttpModel) -> None:
     """One Answer with its usage; the provider hears its own model name, its key and our request id, and nothing of the client's."""
     (event,) = await events_of(model, CALL)
     assert isinstance(event, Answer)
@@ -109,7 +110,7 @@ async def test_a_whole_answer(upstream: FakeUpstream, model: OpenAIModel) -> Non
     assert (seen.headers["authorization"], seen.headers["x-request-id"]) == (f"Bearer {KEY}", "req_0123456789abcdef")
 
 
-async def test_a_streamed_answer(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_a_streamed_answer(upstream: FakeUpstream, model: HttpModel) -> None:
     """Chunks as they come, usage at the end, asked for whether the client wanted it or not; the connection is kept."""
     upstream.will(streamed(), stream())
     for _ in range(2):
@@ -126,9 +127,7 @@ async def test_a_streamed_answer(upstream: FakeUpstream, model: OpenAIModel) -> 
     ("options", "field"),
     [
         ({}, "max_tokens"),
-        ({"kind": "openai"}, "max_completion_tokens"),
-        ({"kind": "openai", "max_tokens_field": "max_tokens"}, "max_tokens"),
-        ({"max_tokens_field": "max_completion_tokens"}, "max_completion_tokens"),
+        ({"tokens_field": "max_completion_tokens"}, "max_completion_tokens"),
     ],
 )
 async def test_the_bound_of_the_output_has_the_name_the_provider_knows(upstream: FakeUpstream, options: dict[str, Any], field: str) -> None:
@@ -149,9 +148,7 @@ async def test_options(upstream: FakeUpstream) -> None:
     assert (seen.path, seen.headers["openai-organization"]) == ("/team/a/chat/completions", "org")
     assert "authorization" not in seen.headers
     await model.close()
-    default = OpenAIModel(OpenAIOptions(name="openai", kind="openai", api_key=Secret(KEY)))
     assert OPENAI_BASE_URL == "https://api.openai.com/v1"
-    await default.close()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +165,7 @@ async def test_options(upstream: FakeUpstream) -> None:
 def test_options_that_cannot_work_are_refused_at_once(options: dict[str, Any]) -> None:
     """Before any call, and without showing what is secret in them."""
     with pytest.raises(ValueError) as caught:
-        OpenAIModel(OpenAIOptions(**{"name": "lab", "base_url": "https://models.example/v1", **options}))
+        openai_model(**{"base_url": "https://models.example/v1", **options})
     assert "geheim" not in str(caught.value)
 
 
@@ -202,7 +199,7 @@ async def test_cve_2025_11203_ping_tells_no_secret(upstream: FakeUpstream) -> No
         await model.close()
 
 
-async def test_cve_2024_6587_the_call_cannot_choose_where_it_goes(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_cve_2024_6587_the_call_cannot_choose_where_it_goes(upstream: FakeUpstream, model: HttpModel) -> None:
     """Whatever a client writes into extra fields stays in the body: the origin is fixed when the adapter is made."""
     async with FakeUpstream() as evil:
         call = msgspec.structs.replace(CALL, extra={"api_base": evil.url, "base_url": evil.url, "user_config": {"api_base": evil.url}})
@@ -210,7 +207,7 @@ async def test_cve_2024_6587_the_call_cannot_choose_where_it_goes(upstream: Fake
         assert (upstream.requests, evil.accepted) == (1, 0)
 
 
-async def test_cve_2026_45401_redirects(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_cve_2026_45401_redirects(upstream: FakeUpstream, model: HttpModel) -> None:
     """A provider that points elsewhere has failed; our key does not follow."""
     async with FakeUpstream() as elsewhere:
         for status in (301, 302, 303, 307, 308):
@@ -239,7 +236,7 @@ async def test_cve_2026_45401_redirects(upstream: FakeUpstream, model: OpenAIMod
 )
 @pytest.mark.parametrize("call", [CALL, STREAM], ids=["whole", "stream"])
 async def test_failures_are_told_apart(
-    upstream: FakeUpstream, model: OpenAIModel, answer: bytes, code: str, caller_fault: bool, retry_after: float | None, call: Call
+    upstream: FakeUpstream, model: HttpModel, answer: bytes, code: str, caller_fault: bool, retry_after: float | None, call: Call
 ) -> None:
     """Status and body become one failure with a code; what the provider said stays with us, the key above all."""
     upstream.will(answer)
@@ -275,7 +272,7 @@ async def test_failures_are_told_apart(
     ],
 )
 @pytest.mark.parametrize("call", [CALL, STREAM], ids=["whole", "stream"])
-async def test_scenario_28_a_200_that_is_no_answer(upstream: FakeUpstream, model: OpenAIModel, answer: bytes, call: Call) -> None:
+async def test_scenario_28_a_200_that_is_no_answer(upstream: FakeUpstream, model: HttpModel, answer: bytes, call: Call) -> None:
     """HTML, nothing, or something else under status 200: a failure of the target, before any event, and not a word of it is told."""
     upstream.will(answer)
     error = await refused(model, call)
@@ -284,7 +281,7 @@ async def test_scenario_28_a_200_that_is_no_answer(upstream: FakeUpstream, model
     assert not any(word in error.message + error.detail for word in ("html", "Welcome", "comment"))
 
 
-async def test_a_stream_answered_whole_is_accepted(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_a_stream_answered_whole_is_accepted(upstream: FakeUpstream, model: HttpModel) -> None:
     """Some servers do not stream everything: one Answer then."""
     upstream.will(completion("whole"))
     (event,) = await events_of(model)
@@ -293,7 +290,7 @@ async def test_a_stream_answered_whole_is_accepted(upstream: FakeUpstream, model
 
 
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON", "application/problem+json"])
-async def test_content_types_that_are_json(upstream: FakeUpstream, model: OpenAIModel, kind: str) -> None:
+async def test_content_types_that_are_json(upstream: FakeUpstream, model: HttpModel, kind: str) -> None:
     """JSON is JSON however it is spelt."""
     upstream.will(completion().replace(b"application/json", kind.encode()))
     assert text_of(await events_of(model, CALL)) == "Hello there."
@@ -313,7 +310,7 @@ async def test_scenario_21_connect_refused_is_raised_before_anything_was_sent() 
 
 
 @pytest.mark.parametrize("call", [CALL, STREAM], ids=["whole", "stream"])
-async def test_scenario_22_an_upstream_that_never_answers(upstream: FakeUpstream, model: OpenAIModel, call: Call) -> None:
+async def test_scenario_22_an_upstream_that_never_answers(upstream: FakeUpstream, model: HttpModel, call: Call) -> None:
     """The first-byte deadline ends the wait, also for a whole answer: that may take longer by what its tokens may take."""
     upstream.will(silence)
     call = msgspec.structs.replace(call, max_tokens=1)
@@ -322,7 +319,7 @@ async def test_scenario_22_an_upstream_that_never_answers(upstream: FakeUpstream
     await upstream.until(lambda up: up.connections == 0)
 
 
-async def test_a_whole_answer_may_take_as_long_as_its_tokens(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_a_whole_answer_may_take_as_long_as_its_tokens(upstream: FakeUpstream, model: HttpModel) -> None:
     """A long answer that is not streamed sends its first byte only after its last token; it is not given up for that."""
 
     async def slow(seen: Seen, wire: Wire) -> None:
@@ -335,7 +332,7 @@ async def test_a_whole_answer_may_take_as_long_as_its_tokens(upstream: FakeUpstr
 
 
 @pytest.mark.parametrize("how", [Wire.end, Wire.reset], ids=["closed", "reset"])
-async def test_scenario_23_an_upstream_that_dies_mid_stream(upstream: FakeUpstream, model: OpenAIModel, how: Any) -> None:
+async def test_scenario_23_an_upstream_that_dies_mid_stream(upstream: FakeUpstream, model: HttpModel, how: Any) -> None:
     """What was said is handed over, then the stream fails as broken: never an end, never a second request."""
     upstream.will(streamed([delta("", role="assistant"), delta("Hel")], gap=0.01, then=how))
     seen, error = await broken(model)
@@ -343,14 +340,14 @@ async def test_scenario_23_an_upstream_that_dies_mid_stream(upstream: FakeUpstre
     assert upstream.requests == 1
 
 
-async def test_scenario_23_a_stream_cut_at_a_proper_chunk_boundary(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_scenario_23_a_stream_cut_at_a_proper_chunk_boundary(upstream: FakeUpstream, model: HttpModel) -> None:
     """An answer whose HTTP ends properly and whose content does not is broken all the same."""
     upstream.will(streamed([delta("", role="assistant"), delta("Hel")]))
     seen, error = await broken(model)
     assert (text_of(seen), error.code) == ("Hel", "upstream_broken")
 
 
-async def test_scenario_24_an_upstream_that_stalls_mid_stream(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_scenario_24_an_upstream_that_stalls_mid_stream(upstream: FakeUpstream, model: HttpModel) -> None:
     """Silence longer than the idle deadline ends the stream as a timeout and closes the connection."""
     upstream.will(streamed([delta("", role="assistant"), delta("Hel")], then=lambda wire: None))
     seen, error = await broken(model, Trial(idle=0.05))
@@ -358,7 +355,7 @@ async def test_scenario_24_an_upstream_that_stalls_mid_stream(upstream: FakeUpst
     await upstream.until(lambda up: up.connections == 0)
 
 
-async def test_scenario_25_any_split_of_the_bytes_gives_the_same_events(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_scenario_25_any_split_of_the_bytes_gives_the_same_events(upstream: FakeUpstream, model: HttpModel) -> None:
     """Byte by byte, at random, in one piece; LF, CRLF or CR; comments between; characters cut in two: the same text."""
     frames = [
         delta("", role="assistant"),
@@ -399,7 +396,7 @@ async def test_scenario_25_any_split_of_the_bytes_gives_the_same_events(upstream
 )
 @pytest.mark.parametrize("slowly", [False, True])
 async def test_scenario_26_the_end_comes_once(
-    upstream: FakeUpstream, model: OpenAIModel, name: str, frames: list[bytes], slowly: bool
+    upstream: FakeUpstream, model: HttpModel, name: str, frames: list[bytes], slowly: bool
 ) -> None:
     """However a server spells its end, the stream ends once; what follows is dropped and holds nobody up."""
     upstream.will(streamed(frames, gap=0.002) if slowly else stream(frames))
@@ -410,7 +407,7 @@ async def test_scenario_26_the_end_comes_once(
     assert upstream.accepted == 1
 
 
-async def test_scenario_27_a_chunk_that_is_not_json(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_scenario_27_a_chunk_that_is_not_json(upstream: FakeUpstream, model: HttpModel) -> None:
     """The stream fails as invalid after what was good; nothing of the bad chunk is told."""
     upstream.will(streamed([delta("", role="assistant"), delta("Hel"), b'data: {"choices": [{"delta": geheim\n\n', *story()]))
     seen, error = await broken(model)
@@ -419,7 +416,7 @@ async def test_scenario_27_a_chunk_that_is_not_json(upstream: FakeUpstream, mode
     await upstream.until(lambda up: up.connections == 0)
 
 
-async def test_an_error_inside_a_stream(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_an_error_inside_a_stream(upstream: FakeUpstream, model: HttpModel) -> None:
     """A provider that breaks off with an error object in the stream: a failure, without its words."""
     upstream.will(streamed([delta("", role="assistant"), delta("Hel"), frame({"error": {"message": f"oom {KEY}", "code": 500}})]))
     seen, error = await broken(model)
@@ -427,7 +424,7 @@ async def test_an_error_inside_a_stream(upstream: FakeUpstream, model: OpenAIMod
     assert KEY not in error.message + error.detail
 
 
-async def test_an_error_as_the_first_frame_can_still_fall_back(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_an_error_as_the_first_frame_can_still_fall_back(upstream: FakeUpstream, model: HttpModel) -> None:
     """Before the first event it is raised from `answer`."""
     upstream.will(streamed([frame({"error": {"message": "overloaded", "code": 429}})]))
     assert (await refused(model, STREAM)).code == "upstream_overloaded"
@@ -443,7 +440,7 @@ async def test_an_error_as_the_first_frame_can_still_fall_back(upstream: FakeUps
         {"prompt_tokens": 1e400},
     ],
 )
-async def test_scenario_29_absurd_usage_is_no_usage(upstream: FakeUpstream, model: OpenAIModel, usage: dict[str, Any]) -> None:
+async def test_scenario_29_absurd_usage_is_no_usage(upstream: FakeUpstream, model: HttpModel, usage: dict[str, Any]) -> None:
     """Counts that cannot be are not passed on, whole or streamed: whoever accounts counts for itself."""
     text = msgspec.json.encode({**usage, "prompt_tokens": 0}) if usage["prompt_tokens"] == 1e400 else msgspec.json.encode(usage)
     if usage["prompt_tokens"] == 1e400:
@@ -458,7 +455,7 @@ async def test_scenario_29_absurd_usage_is_no_usage(upstream: FakeUpstream, mode
     assert (text_of(events), [event.usage for event in events if event.usage]) == ("Hi", [])
 
 
-async def test_scenario_29_missing_usage(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_scenario_29_missing_usage(upstream: FakeUpstream, model: HttpModel) -> None:
     """A provider that does not count is answered for all the same."""
     upstream.will(completion(usage={}), stream(story(usage={})))
     assert [event.usage for event in await events_of(model, CALL)] == [None]
@@ -468,7 +465,7 @@ async def test_scenario_29_missing_usage(upstream: FakeUpstream, model: OpenAIMo
 # --- leaving -----------------------------------------------------------------------------------------------------------
 
 
-async def test_scenario_19_whoever_leaves_closes_the_connection(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_scenario_19_whoever_leaves_closes_the_connection(upstream: FakeUpstream, model: HttpModel) -> None:
     """A stream closed mid-way, or a task cancelled in it: the provider sees the end at once."""
     upstream.will(endless(gap=0.001))
     stream = await model.answer(STREAM, TARGET, Trial())
@@ -491,7 +488,7 @@ async def test_scenario_19_whoever_leaves_closes_the_connection(upstream: FakeUp
     await upstream.until(lambda up: up.connections == 0, seconds=1.0)
 
 
-async def test_a_burst_is_one_wake_up(upstream: FakeUpstream, model: OpenAIModel) -> None:
+async def test_a_burst_is_one_wake_up(upstream: FakeUpstream, model: HttpModel) -> None:
     """A thousand events in one write all arrive, in order."""
     upstream.will(
         STREAM_HEAD + chunk(b"".join([delta("", role="assistant"), *(delta(f"{n} ") for n in range(1000)), *story([])[1:]])) + LAST_CHUNK

@@ -5,7 +5,7 @@ cancellation must be exact here. `client` is the front; `pool` lends connections
 `tunnel` passes an egress proxy, `origin` says where credentials may go.
 """
 
-from gatehouse.adapters.providers._http.client import HttpClient, HttpOptions
+from gatehouse.adapters.providers._http.client import HttpClient, HttpOptions, Prefix, written
 from gatehouse.adapters.providers._http.origin import BaseUrl, Credentials, Origin, parse_base_url
 from gatehouse.adapters.providers._http.pool import Pool, PoolOptions
 from gatehouse.adapters.providers._http.reply import Reply
@@ -19,9 +19,11 @@ __all__ = (
     "Origin",
     "Pool",
     "PoolOptions",
+    "Prefix",
     "ProxyServer",
     "Reply",
     "bypasses",
     "parse_base_url",
     "parse_proxy",
+    "written",
 )

@@ -4,13 +4,14 @@ Redirects are not followed, nothing of a caller's request but its body goes out,
 when it is certain that the first copy was never read to its end.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from gatehouse.adapters.providers._http.connection import Request
 from gatehouse.adapters.providers._http.dialing import Dialler
-from gatehouse.adapters.providers._http.origin import BaseUrl, Credentials, check_header
+from gatehouse.adapters.providers._http.origin import BaseUrl, Credentials, check_header, check_path
 from gatehouse.adapters.providers._http.pool import Pool, PoolOptions
 from gatehouse.adapters.providers._http.reply import Reply
 from gatehouse.adapters.providers._http.tunnel import ProxyServer
@@ -21,17 +22,20 @@ _MAX_ANSWER: Final = 32 * 1024 * 1024
 
 
 class HttpOptions(msgspec.Struct, frozen=True):
-    """`label` names the provider in logs. `headers` go out with each request. `max_answer` bounds a whole answer in bytes."""
+    """`label` names the provider in logs. `headers` go out with each request. `max_answer` bounds a whole answer in bytes.
+
+    `stream_type` is the content type, in lower case, of answers that are handed over as they come.
+    """
 
     label: str
     base: BaseUrl
-    credentials: Credentials | None = None
     headers: dict[str, Secret] = {}
     plaintext: bool = False
     ca_bundle: str | None = None
     proxy: ProxyServer | None = None
     pool: PoolOptions = PoolOptions()
     max_answer: int = _MAX_ANSWER
+    stream_type: bytes = b"text/event-stream"
 
 
 class Prefix:
@@ -66,20 +70,25 @@ class HttpClient:
     def __repr__(self) -> str:
         return f"HttpClient({self._options.label}, {self._options.base.origin.authority})"
 
-    def prefix(self, method: str, path: str, *, accept: str) -> Prefix:
-        """What every request of this kind begins with."""
+    def prefix(
+        self, method: str, path: str, *, accept: str, credentials: Credentials | None = None, content_type: str = "application/json"
+    ) -> Prefix:
+        """What every request of this kind begins with. `path` follows that of the base URL and may end in a query."""
         base = self._options.base
+        check_path(path)
         headers = [(b"host", base.origin.authority.encode()), (b"user-agent", b"gatehouse"), (b"accept", accept.encode())]
         headers.append((b"accept-encoding", b"identity"))
         if method == "POST":
-            headers.append((b"content-type", b"application/json"))
+            headers.append((b"content-type", content_type.encode()))
         headers += [check_header(name, value.reveal()) for name, value in self._options.headers.items()]
-        if self._options.credentials is not None:
-            headers.append(self._options.credentials.header_for(base.origin))
-        return Prefix(f"{method} {base.path}{path}", b"".join(b"%b: %b\r\n" % header for header in headers))
+        if credentials is not None:
+            headers.append(credentials.header_for(base.origin))
+        return Prefix(f"{method} {base.path + path or '/'}", b"".join(b"%b: %b\r\n" % header for header in headers))
 
-    async def send(self, prefix: Prefix, body: bytes, attempt: Attempt, *, streams: bool, first_byte: float) -> Reply:
+    async def send(self, prefix: Prefix, body: bytes, attempt: Attempt, *, streams: bool, first_byte: float, more: bytes = b"") -> Reply:
         """Send a request and return its reply as soon as it is whole or, when it `streams`, has its first bytes.
+
+        `more` are further headers, as `written` gives them.
 
         Cancelling closes the connection at once. Whoever got a reply calls its `abandon` on every exit.
 
@@ -89,14 +98,14 @@ class HttpClient:
         request_id = attempt.request_id
         if not (request_id.isascii() and request_id.isprintable()):
             raise ValueError("a request id must be printable ASCII")
-        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prefix.head, request_id.encode(), len(body))
+        head = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prefix.head, more, request_id.encode(), len(body))
         deadlines = attempt.deadlines
         request = Request(head, body, first_byte, deadlines)
         connection = self.pool.at_hand()
         if connection is None:
             connection = await self.pool.acquire(deadlines.connect)
         attempt.sent = True
-        reply = Reply(streams=streams, limit=self._options.max_answer)
+        reply = Reply(streams=streams, limit=self._options.max_answer, stream_type=self._options.stream_type)
         connection.begin(reply, request)
         try:
             await reply.ready()
@@ -107,7 +116,7 @@ class HttpClient:
         else:
             return reply
         connection = await self.pool.acquire(deadlines.connect, fresh=True)
-        reply = Reply(streams=streams, limit=self._options.max_answer)
+        reply = Reply(streams=streams, limit=self._options.max_answer, stream_type=self._options.stream_type)
         connection.begin(reply, request)
         try:
             await reply.ready()
@@ -119,3 +128,8 @@ class HttpClient:
     async def close(self) -> None:
         """Close every connection, those in use too."""
         self.pool.close()
+
+
+def written(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Headers as they stand in a head. Raises ValueError when one is not proper; its value is never quoted."""
+    return b"".join([b"%b: %b\r\n" % check_header(name, value) for name, value in headers])

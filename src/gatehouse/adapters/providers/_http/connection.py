@@ -255,7 +255,7 @@ class Connection(asyncio.Protocol):
         length = headers.get(b"content-length")
         if length is not None and int(length) > reply.limit:
             raise _Violation("larger than any answer may be")
-        if reply.streams and status == 200 and headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
+        if reply.streams and status == 200 and headers.get(b"content-type", b"").lower().startswith(reply.stream_type):
             reply.streaming = True
         else:
             reply.begun = True

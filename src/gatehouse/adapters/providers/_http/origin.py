@@ -16,6 +16,7 @@ from gatehouse.core.secrets import Secret
 _HOST_NAME: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", re.ASCII)
+_QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*", re.ASCII)
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+", re.ASCII)
 _VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?", re.ASCII)
 
@@ -96,6 +97,17 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_path(path: str) -> None:
+    """A path to be joined to the base URL's, "" or beginning with a slash, and perhaps a query.
+
+    Raises:
+        ValueError: something in it would not stay where it is put.
+    """
+    steps, _, query = path.partition("?")
+    if not _PATH.fullmatch(steps) or not _QUERY.fullmatch(query) or any(step in {".", ".."} for step in steps.split("/")):
+        raise ValueError("the path of a request is not proper")
 
 
 def check_header(name: str, value: str) -> tuple[bytes, bytes]:

@@ -49,8 +49,8 @@ class Line(Protocol):
 class Reply:
     """Status, headers and body of one answer.
 
-    `streams` asks for body bytes as they come, when the answer turns out to be a good event stream; every other answer is
-    collected up to `limit` bytes.
+    `streams` asks for body bytes as they come, when the answer turns out to be a good stream of `stream_type`; every other
+    answer is collected up to `limit` bytes.
     """
 
     __slots__ = (
@@ -68,12 +68,14 @@ class Reply:
         "size",
         "stale",
         "status",
+        "stream_type",
         "streaming",
         "streams",
     )
 
-    def __init__(self, *, streams: bool, limit: int) -> None:
+    def __init__(self, *, streams: bool, limit: int, stream_type: bytes = b"text/event-stream") -> None:
         self.streams = streams
+        self.stream_type = stream_type
         self.limit = limit
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
