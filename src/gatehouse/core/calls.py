@@ -139,6 +139,29 @@ class ResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
     strict: bool | None = None
 
 
+class Turn(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a caller of the Responses API says beside what the model is asked: it is for us, and no target is told any of it."""
+
+    id: str = ""
+    """The response's id; "" until Read gave it one."""
+    created: int = 0
+    """When it was begun, in seconds since the epoch."""
+    previous: str | None = None
+    """The id of the response that this one continues."""
+    store: bool | None = None
+    """Whether to keep the response; None until Read knows what holds where the caller did not say."""
+    instructions: bool = False
+    """The first message is the caller's instructions: they hold for this response and not for those that continue it."""
+    begins: int = 0
+    """The first message of this turn; those before it are instructions and what was said in earlier turns."""
+    summary: bool = False
+    """The caller looks for the reasoning among its summaries, not in full."""
+    sealed: bool = False
+    """The caller wants what it needs to send the reasoning back."""
+    safety: bool = False
+    """`Call.user` came as `safety_identifier`."""
+
+
 class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One request for inference. None means "not said": the target's default holds.
 
@@ -183,3 +206,5 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     stream: bool = False
     include_usage: bool = False
     extra: dict[str, Any] = {}
+    turn: Turn | None = None
+    """Only there for calls of the Responses API."""

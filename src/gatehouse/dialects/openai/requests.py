@@ -154,12 +154,13 @@ def _check_message(message: AnyMessage, path: str) -> None:
     elif type(message) is UserShape and type(message.content) is list:
         for index, part in enumerate(message.content):
             if type(part) is ImageShape:
-                _check_url(part.image_url.url, f"{path}.content[{index}].image_url.url")
+                check_url(part.image_url.url, f"{path}.content[{index}].image_url.url")
             elif type(part) is FileShape and part.file.file_data is None and part.file.file_id is None:
                 raise invalid(f"{path}.content[{index}].file", "needs file_data or file_id.")
 
 
-def _check_url(url: str, path: str) -> None:
+def check_url(url: str, path: str) -> None:
+    """Raises InvalidRequest for what is neither a `data:` URL nor a remote one of sane length."""
     scheme = url[:8].lower()
     if scheme.startswith("data:"):
         return

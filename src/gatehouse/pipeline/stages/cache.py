@@ -88,8 +88,8 @@ class Cache:
 
     def _key(self, call: Call, plan: Plan, policy: CachePolicy, principal: Principal) -> bytes:
         """Everything that decides what the answer may be and who may see it. Streamed or not is the same answer."""
-        if call.stream or call.include_usage:
-            call = replace(call, stream=False, include_usage=False)
+        if call.stream or call.include_usage or call.turn is not None:
+            call = replace(call, stream=False, include_usage=False, turn=None)
         digest = blake2b(digest_size=_KEY_BYTES)
         # One encoded array: no two different tuples have the same bytes.
         digest.update(self._encode((_scope(policy, principal), plan.model, plan.digest, plan.guard.version, call)))
