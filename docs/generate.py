@@ -9,16 +9,21 @@ import msgspec
 import typer
 
 import gatehouse.settings as settings_module
+from gatehouse.adapters.system import SystemClock
 from gatehouse.adapters.telemetry.tally import FAMILIES
 from gatehouse.cli.main import app
 from gatehouse.core import errors
 from gatehouse.core.errors import GatehouseError
 from gatehouse.dialects.openai import OpenAIDialect
+from gatehouse.dialects.openai.responses import ResponsesDialect
 from gatehouse.pipeline.stages.route import RouteTable
+from gatehouse.pipeline.turns import KeepPolicy, Turns
 from gatehouse.settings import Settings
 from gatehouse.wire.admin.app import Endpoint
 from gatehouse.wire.admin.endpoints import endpoints
+from gatehouse.wire.http.endpoints import Endpoint as DataEndpoint
 from gatehouse.wire.http.models import model_endpoints
+from gatehouse.wire.http.responses import response_endpoints
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -48,8 +53,8 @@ def settings_page() -> str:
         "# Settings",
         "",
         "The operator's file is YAML. Unknown keys are refused with their line. `${NAME}` in a string is replaced from the environment;",
-        "`$${` is a literal `${`. Reloaded on SIGHUP and when the file changes; `listen`, `workers`, `storage`, `state`, `secrets` and",
-        "`cache` need a restart.",
+        "`$${` is a literal `${`. Reloaded on SIGHUP and when the file changes; `listen`, `workers`, `storage`, `state`, `secrets`,",
+        "`cache` and `responses` need a restart.",
         "",
     ]
     waiting: list[tuple[str, type]] = [("the top level", Settings)]
@@ -171,6 +176,11 @@ def table() -> tuple[Endpoint, ...]:
     return endpoints(services)
 
 
+def data_endpoints() -> tuple[DataEndpoint, ...]:
+    """The data port's endpoints that are no calls; nothing is kept behind them."""
+    return (*model_endpoints(RouteTable()), *response_endpoints(Turns(KeepPolicy(), SystemClock()), ResponsesDialect()))
+
+
 def http_page() -> str:
     """Both ports."""
     lines = [
@@ -181,7 +191,8 @@ def http_page() -> str:
         "| method | path | what |",
         "|---|---|---|",
         "| POST | `/v1/chat/completions` | OpenAI chat completions, streamed and not |",
-        *(f"| {each.method} | `{each.path}` | {each.summary} |" for each in model_endpoints(RouteTable())),
+        "| POST | `/v1/responses` | OpenAI responses, streamed and not |",
+        *(f"| {each.method} | `{each.path}` | {each.summary} |" for each in data_endpoints()),
         "| GET | `/livez` | whether this process runs |",
         "| GET | `/readyz` | whether this process can serve; degraded parts in the body |",
         "",

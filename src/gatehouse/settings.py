@@ -254,6 +254,19 @@ class AttributionSettings(_Tree, frozen=True):
     """The end user that a call names: not kept, kept as a keyed hash, or as named."""
 
 
+class ResponsesSettings(_Tree, frozen=True):
+    """Responses that are kept, encrypted, so that callers can read and continue them (`/v1/responses`)."""
+
+    store: bool = False
+    """Whether any are kept. They hold what was said: off unless the operator decides otherwise."""
+    scope: Literal["key", "team"] = "key"
+    """Who can read and continue one: the key that asked for it, or every key of its team."""
+    days: Annotated[float, Meta(gt=0, le=3650)] = 30.0
+    """How long one is kept; afterwards it is not found any more, and deleted."""
+    max_bytes: Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)] = 4 * 1024 * 1024
+    """Largest conversation that is kept. What is larger is answered and not kept; where the caller insists, it is refused."""
+
+
 class Settings(_Tree, frozen=True):
     """Everything the operator's file says."""
 
@@ -279,6 +292,8 @@ class Settings(_Tree, frozen=True):
     """Cost tags."""
     attribution: AttributionSettings = AttributionSettings()
     """End users."""
+    responses: ResponsesSettings = ResponsesSettings()
+    """Responses that are kept."""
     drain_seconds: Seconds = 30.0
     """How long running calls may take to finish when the server stops."""
 

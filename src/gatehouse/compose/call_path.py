@@ -26,6 +26,7 @@ from gatehouse.core.identity import Principal
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, Slotted, TokenCounter
+from gatehouse.core.responses import Ended, Owner, ResponseStore
 from gatehouse.pipeline.attributing import Attributor
 from gatehouse.pipeline.bookkeeping import Bookkeeper, Commitments
 from gatehouse.pipeline.key_cache import Fetch, KeyCache
@@ -41,6 +42,7 @@ from gatehouse.pipeline.stages.limit import Limit
 from gatehouse.pipeline.stages.read import Read
 from gatehouse.pipeline.stages.record import Record
 from gatehouse.pipeline.stages.route import Route, RouteTable
+from gatehouse.pipeline.turns import Cancel, KeepPolicy, Turns
 from gatehouse.pipeline.turnstile import Turnstile
 from gatehouse.processes.protocol import Configure
 from gatehouse.settings import Settings, decode_custom, read_environment
@@ -87,8 +89,17 @@ class Models:
         return most
 
 
+class Behind(msgspec.Struct, frozen=True):
+    """What stands behind every process that carries calls: leases, keys, and where responses are kept. `cancel` ends a call elsewhere."""
+
+    office: LeaseOffice
+    find_key: Fetch
+    responses: ResponseStore | None = None
+    cancel: Cancel | None = None
+
+
 class CallPath:
-    """What carries calls. `message` is the configuration in force; `fetch` finds keys, `checker` checks them.
+    """What carries calls. `message` is the configuration in force; `checker` checks keys.
 
     Owns `journal` and `spawn`, and closes them.
     """
@@ -96,8 +107,7 @@ class CallPath:
     def __init__(
         self,
         message: Configure,
-        office: LeaseOffice,
-        fetch: Fetch,
+        behind: Behind,
         checker: KeyChecker,
         journal: JournalWriter,
         clock: Clock,
@@ -107,7 +117,7 @@ class CallPath:
         self.settings = settings = msgspec.msgpack.decode(message.settings, type=Settings, dec_hook=decode_custom)
         self.tally = ProcessTally()
         self.table = RouteTable()
-        self.keys = KeyCache(fetch, clock, spawn)
+        self.keys = KeyCache(behind.find_key, clock, spawn)
         self._checker = checker
         self._clock = clock
         self._spawn = spawn
@@ -117,9 +127,12 @@ class CallPath:
         """Configuration and rule pack that decide now; in every record."""
         self._threads = ThreadPoolExecutor(1, "offload")
         self._models = Models()
-        self._book = LeaseBook(office, clock, spawn)
+        self._book = LeaseBook(behind.office, clock, spawn)
         http = settings.listen.http
-        self._read = Read(http.max_body_bytes, self.offload, http.max_body_bytes_by_role)
+        kept = settings.responses
+        policy = KeepPolicy(kept.store, kept.scope, kept.days * 86_400, kept.max_bytes)
+        self.turns = Turns(policy, clock, behind.responses, behind.cancel)
+        self._read = Read(http.max_body_bytes, self.offload, http.max_body_bytes_by_role, self.turns)
         scanner = SecretScanner()
         self._pack = scanner.version
         names = tuple(stage.name for stage in ORDER)
@@ -155,6 +168,10 @@ class CallPath:
     def body_limit(self, principal: Principal) -> int:
         """Bytes of body that a caller may send; the same bound as Read's."""
         return self._read.limit_of(principal)
+
+    def end_response(self, owner: Owner, response_id: str) -> Ended | None:
+        """End the call that makes this response, if it runs here."""
+        return self.turns.end(self.runner.running, owner, response_id)
 
     def recall(self, meters: tuple[str, ...]) -> None:
         """Give back what lies idle of these meters."""

@@ -17,7 +17,7 @@ import msgspec
 
 from gatehouse.adapters.storage.journal import JournalWriter
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
-from gatehouse.compose.call_path import CallPath
+from gatehouse.compose.call_path import Behind, CallPath
 from gatehouse.compose.launch import engine_command, engine_specs
 from gatehouse.compose.reply import Carrying, Reply
 from gatehouse.compose.start import StartError, locked, read_settings, with_a_model
@@ -141,7 +141,7 @@ class Gatehouse:
         journal = JournalWriter.open(directory / "journals", incarnation)
         credential, checker = _operator(message.keys.pepper, rng) if key is None else (key.encode(), parts.checker)
         office = LocalOffice(parts.office, incarnation)
-        path = CallPath(message, office, parts.directory.find, checker, journal, clock, rng, TaskSpawner())
+        path = CallPath(message, Behind(office, parts.directory.find), checker, journal, clock, rng, TaskSpawner())
         stack.push_async_callback(path.close)
         stack.callback(path.shut)
         calls = TaskSpawner()

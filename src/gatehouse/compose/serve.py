@@ -36,7 +36,7 @@ READY_SECONDS: Final = 30.0
 ENGINE_SECONDS: Final = 20.0
 """How long the ready message waits for embedded models; a large one goes on loading behind it."""
 WATCH_SECONDS: Final = 1.0
-RESTART_ONLY: Final = ("listen", "workers", "storage", "state", "secrets", "cache")
+RESTART_ONLY: Final = ("listen", "workers", "storage", "state", "secrets", "cache", "responses")
 """Settings that are read once; a reload that changes them says that a restart is needed."""
 
 

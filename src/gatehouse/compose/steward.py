@@ -21,12 +21,14 @@ from gatehouse.adapters.storage.facts import FIRST_KEY, ROOT_FINGERPRINT, fact, 
 from gatehouse.adapters.storage.keys import SqlKeyStore
 from gatehouse.adapters.storage.leases import SqlLeaseStore
 from gatehouse.adapters.storage.ledger import SqlLedger, SqlPriceBook
+from gatehouse.adapters.storage.responses import SqlResponseStore
 from gatehouse.adapters.storage.shelf import FileJournalShelf
 from gatehouse.adapters.storage.sql import Database
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
 from gatehouse.adapters.telemetry.exposition import Exposition
 from gatehouse.adapters.telemetry.tally import ProcessTally
 from gatehouse.adapters.vault.root import Purpose, RootKey, RootKeyRefused, check_fingerprint, open_root
+from gatehouse.adapters.vault.sealing import Sealer
 from gatehouse.adapters.vault.signing import AuditSigner
 from gatehouse.compose.launch import engine_specs
 from gatehouse.compose.plans import Found, build_plans
@@ -171,6 +173,7 @@ class StewardParts:
         self._prices = SqlPriceBook(database.run)
         self.keys = KeyAdministration(store, self.checker, self.log, self._key_changed, clock, rng)
         self._rng = rng
+        self.responses = SqlResponseStore(database.run, database.read, Sealer(root.derive(Purpose.RESPONSES)), clock)
         # What a dead process left behind stays in doubt, and counts, until the drain has been through it.
         self.steward.equip(
             Parts(
@@ -181,6 +184,8 @@ class StewardParts:
                 take_metrics=self._exposition.take,
                 metrics_ended=self._exposition.ended,
                 register=books.register,
+                responses=self.responses,
+                sweep=self.responses.sweep,
             )
         )
         await self._first_start(database, data_dir / KEY_FILE)

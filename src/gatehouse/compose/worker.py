@@ -11,9 +11,11 @@ import uvloop
 
 from gatehouse.adapters.storage.journal import JournalWriter
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
-from gatehouse.compose.call_path import CallPath
+from gatehouse.compose.call_path import Behind, CallPath
 from gatehouse.core.keys import KeyChecker
+from gatehouse.core.responses import Ended, Owner
 from gatehouse.dialects.openai import OpenAIDialect
+from gatehouse.dialects.openai.responses import ResponsesDialect
 from gatehouse.processes.protocol import Configure
 from gatehouse.processes.steward_client import StewardClient
 from gatehouse.processes.worker import Worker
@@ -22,6 +24,7 @@ from gatehouse.wire.http.data_plane import DataPlane, Route
 from gatehouse.wire.http.endpoints import Endpoints
 from gatehouse.wire.http.limits import HttpLimits
 from gatehouse.wire.http.models import model_endpoints
+from gatehouse.wire.http.responses import response_endpoints
 from gatehouse.wire.http.server import DataServer
 from gatehouse.wire.http.tls import Tls, tls_context
 
@@ -35,12 +38,16 @@ class WorkerPlane:
         clock, rng, spawn = SystemClock(), SystemRng(), TaskSpawner()
         self._journal = journal = JournalWriter.open(data_dir / "journals", incarnation)
         checker = KeyChecker(message.keys.pepper, message.keys.bootstrap)
-        self._path = path = CallPath(message, client, client.fetch_key, checker, journal, clock, rng, spawn)
+        self._path = path = CallPath(
+            message, Behind(client, client.fetch_key, client, client.cancel_response), checker, journal, clock, rng, spawn
+        )
         self.runner = path.runner
         self._tls: Tls | None = None
         dialect = OpenAIDialect()
-        routes = {"/v1/chat/completions": Route(dialect, "chat")}
-        endpoints = Endpoints(model_endpoints(path.table), path.identify, path.body_limit, self._answered)
+        responses = ResponsesDialect()
+        routes = {"/v1/chat/completions": Route(dialect, "chat"), "/v1/responses": Route(responses, "chat")}
+        table = (*model_endpoints(path.table), *response_endpoints(path.turns, responses))
+        endpoints = Endpoints(table, path.identify, path.body_limit, self._answered)
         plane = DataPlane(self.runner, routes, dialect, ready=self._ready, rng=rng, endpoints=endpoints)
         self._server = DataServer(plane, http_limits(path.settings), clock, spawn)
         self._server.on_refused(lambda code: path.tally.count("gatehouse_bad_requests_total", (code,)))
@@ -68,6 +75,10 @@ class WorkerPlane:
     def recall(self, meters: tuple[str, ...]) -> None:
         """See `Plane`."""
         self._path.recall(meters)
+
+    def end_response(self, owner: Owner, response_id: str) -> Ended | None:
+        """See `Plane`."""
+        return self._path.end_response(owner, response_id)
 
     def tick(self) -> bool:
         """See `Plane`."""

@@ -61,6 +61,8 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     """`raw` holds members of a choice that were not decoded: who must have read all that leaves makes the event anew without `raw`."""
     interim: bool = False
     """`usage` is a count so far, and another follows: it is accounted, and told only by dialects that count as they go."""
+    kept: bool = True
+    """False on a chunk of nothing after the last one: the response was to be kept and could not be."""
 
     @property
     def text(self) -> str:

@@ -15,6 +15,7 @@ from gatehouse.core.frames import FrameCutter, framed
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
+from gatehouse.core.responses import Ended, Kept, Owner
 
 logger = logging.getLogger("gatehouse.processes")
 
@@ -156,6 +157,62 @@ class Recalled(Message, frozen=True, tag=16):
     number: int
 
 
+class KeepResponse(Message, frozen=True, tag=17):
+    """worker -> steward: keep a response; answered by `ResponseSaid`, like the next two."""
+
+    number: int
+    kept: Kept
+
+
+class FindResponse(Message, frozen=True, tag=18):
+    """worker -> steward: what an owner has under an id."""
+
+    number: int
+    owner: Owner
+    response_id: str
+
+
+class RemoveResponse(Message, frozen=True, tag=19):
+    """worker -> steward: delete what an owner has under an id."""
+
+    number: int
+    owner: Owner
+    response_id: str
+
+
+class CancelResponse(Message, frozen=True, tag=20):
+    """worker -> steward: have the call ended that makes a response, in whichever worker it runs."""
+
+    number: int
+    owner: Owner
+    response_id: str
+
+
+class ResponseSaid(Message, frozen=True, tag=21):
+    """steward -> worker: what was found, whether there was something to remove, what was ended. `problem` as in `KeyFound`."""
+
+    number: int
+    kept: Kept | None = None
+    done: bool = False
+    ended: Ended | None = None
+    problem: str = ""
+
+
+class EndResponse(Message, frozen=True, tag=22):
+    """steward -> worker: end the call that makes a response, if it runs here, then say `ResponseEnded`."""
+
+    number: int
+    owner: Owner
+    response_id: str
+
+
+class ResponseEnded(Message, frozen=True, tag=23):
+    """worker -> steward: what was ended; None when it did not run there."""
+
+    number: int
+    ended: Ended | None
+
+
 AnyMessage = (
     Configure
     | Configured
@@ -174,6 +231,13 @@ AnyMessage = (
     | Revoke
     | Recall
     | Recalled
+    | KeepResponse
+    | FindResponse
+    | RemoveResponse
+    | CancelResponse
+    | ResponseSaid
+    | EndResponse
+    | ResponseEnded
 )
 
 

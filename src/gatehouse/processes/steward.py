@@ -17,33 +17,43 @@ from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock, Rng, Spawn
+from gatehouse.core.responses import Ended, Owner, ResponseStore
 from gatehouse.processes.protocol import (
     Acquire,
     Acquired,
+    CancelResponse,
     Collect,
     Collected,
     Configure,
     Configured,
     Drain,
+    EndResponse,
     FindKey,
+    FindResponse,
     ForgetKey,
     GiveBack,
+    KeepResponse,
     KeyFound,
     Link,
     Message,
     Metrics,
     Recall,
     Recalled,
+    RemoveResponse,
     ReportOver,
+    ResponseEnded,
     Revoke,
     Serving,
 )
+from gatehouse.processes.response_desk import CANCEL_SECONDS, ResponseDesk
 from gatehouse.processes.supervisor import Child, Launch
 
 logger = logging.getLogger("gatehouse.steward")
 
 DRAIN_SECONDS: Final = 0.25
 CHECKPOINT_SECONDS: Final = 5.0
+SWEEP_SECONDS: Final = 60.0
+"""How often what has expired is deleted; it is not found any more from the moment on that it expires."""
 COLLECT_SECONDS: Final = 2.0
 RECALL_SECONDS: Final = 0.1
 """How long workers have to give back what lies idle with them before a refusal stands."""
@@ -88,6 +98,9 @@ class Parts(msgspec.Struct, frozen=True):
     metrics_ended: Callable[[str], None]
     register: Callable[[str], Awaitable[None]]
     """Know of an incarnation's journal before it can hold anything, so that its loss is noticed."""
+    responses: ResponseStore
+    sweep: Callable[[], Awaitable[object]]
+    """Delete what has expired."""
 
 
 WorkerCommand = Callable[[str, int, int], Launch]
@@ -120,6 +133,9 @@ class Steward:
         self._recalls: dict[str, asyncio.Event] = {}
         self._recalled: dict[str, float] = {}
         self._number = 0
+        self._desk: ResponseDesk | None = None
+        self._ended_responses: dict[int, Ended] = {}
+        """What a worker said that it ended, by the poll's number."""
         self._changed = asyncio.Event()
         self._draining = False
         self.problems: dict[str, str] = {}
@@ -131,6 +147,8 @@ class Steward:
         self._equipment = parts
         self._spawn(self._drain_loop(), name="drain")
         self._spawn(self._checkpoint_loop(), name="checkpoint")
+        self._desk = ResponseDesk(parts.responses, self.cancel_response)
+        self._spawn(self._sweep_loop(), name="sweep")
 
     @property
     def _parts(self) -> Parts:
@@ -275,6 +293,18 @@ class Steward:
                     seat.version = version
                 self._notify()
             case _:
+                self._receive_about_responses(seat, link, message)
+
+    def _receive_about_responses(self, seat: _Seat, link: Link, message: Message) -> None:
+        match message:
+            case KeepResponse() | FindResponse() | RemoveResponse() | CancelResponse():
+                assert self._desk is not None
+                self._spawn(self._desk.answer(link, message), name="response")
+            case ResponseEnded(number=number, ended=ended):
+                if ended is not None and number in self._polls:
+                    self._ended_responses[number] = ended
+                self._answered(seat, number)
+            case _:
                 logger.error("a worker sent what only the steward sends: %s", type(message).__name__)
 
     async def _acquire(self, incarnation: str, link: Link, message: Acquire) -> None:
@@ -331,17 +361,22 @@ class Steward:
             if seat.link is not None:
                 seat.link.send(Revoke(key_id) if revoked else ForgetKey(key_id))
 
+    async def cancel_response(self, owner: Owner, response_id: str) -> Ended | None:
+        """End the call that makes a response in whichever worker of this server it runs; None when there was none."""
+        number = await self._poll(self._seats, lambda number: EndResponse(number, owner, response_id), CANCEL_SECONDS)
+        return self._ended_responses.pop(number, None)
+
     async def collect(self) -> None:
         """Return when every living worker has sent its counters, or after two seconds."""
         await self._poll(self._seats, Collect, COLLECT_SECONDS)
 
-    async def _poll(self, seats: Iterable[_Seat], question: Callable[[int], Message], seconds: float) -> None:
-        """Ask workers and return when all of them have answered, or `seconds` are over."""
+    async def _poll(self, seats: Iterable[_Seat], question: Callable[[int], Message], seconds: float) -> int:
+        """Ask workers and return when all of them have answered, or `seconds` are over; the poll's number."""
         self._number += 1
         number = self._number
         waiting = {seat.index for seat in seats if seat.link is not None and seat.link.send(question(number))}
         if not waiting:
-            return
+            return number
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._polls[number] = (waiting, future)
         timer = self._clock.call_later(seconds, _release, future)
@@ -350,6 +385,7 @@ class Steward:
         finally:
             timer.cancel()
             self._polls.pop(number, None)
+        return number
 
     def _answered(self, seat: _Seat, number: int) -> None:
         entry = self._polls.get(number)
@@ -370,6 +406,11 @@ class Steward:
         while True:
             await self._clock.sleep(CHECKPOINT_SECONDS)
             await self._try("checkpoint", self._parts.checkpoint)
+
+    async def _sweep_loop(self) -> None:
+        while True:
+            await self._clock.sleep(SWEEP_SECONDS)
+            await self._try("sweep", self._parts.sweep)
 
     async def _try(self, part: str, work: Callable[[], Awaitable[object]]) -> None:
         try:

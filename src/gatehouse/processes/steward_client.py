@@ -9,24 +9,32 @@ from gatehouse.core.errors import Unavailable
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.ports import Clock
+from gatehouse.core.responses import Ended, Kept, Owner
 from gatehouse.processes.protocol import (
     Acquire,
     Acquired,
+    CancelResponse,
     Collect,
     Collected,
     Configure,
     Configured,
     Drain,
+    EndResponse,
     FindKey,
+    FindResponse,
     ForgetKey,
     GiveBack,
+    KeepResponse,
     KeyFound,
     Link,
     Message,
     Metrics,
     Recall,
     Recalled,
+    RemoveResponse,
     ReportOver,
+    ResponseEnded,
+    ResponseSaid,
     Revoke,
     Serving,
 )
@@ -37,7 +45,7 @@ ANSWER_SECONDS: Final = 5.0
 
 
 class StewardClient:
-    """Implements `LeaseOffice` and the fetch of `KeyCache`. What the steward says of its own accord goes to `told`."""
+    """Implements `LeaseOffice`, `ResponseStore` and the fetch of `KeyCache`. What the steward says of its own accord goes to `told`."""
 
     def __init__(self, clock: Clock, told: Callable[[Message], None], lost: Callable[[], None]) -> None:
         self._clock = clock
@@ -73,6 +81,35 @@ class StewardClient:
         if answer.problem:
             raise Unavailable("Keys cannot be checked at the moment.", code="identity_unavailable", retry_after=1.0, detail=answer.problem)
         return answer.record
+
+    async def keep(self, kept: Kept) -> None:
+        """See `ResponseStore`."""
+        await self._about_response(KeepResponse(self._next(), kept))
+
+    async def find(self, owner: Owner, response_id: str) -> Kept | None:
+        """See `ResponseStore`."""
+        return (await self._about_response(FindResponse(self._next(), owner, response_id))).kept
+
+    async def remove(self, owner: Owner, response_id: str) -> bool:
+        """See `ResponseStore`."""
+        return (await self._about_response(RemoveResponse(self._next(), owner, response_id))).done
+
+    async def cancel_response(self, owner: Owner, response_id: str) -> Ended | None:
+        """Have the call of that response ended in whichever worker it runs; None when there was none."""
+        return (await self._about_response(CancelResponse(self._next(), owner, response_id))).ended
+
+    async def _about_response(self, question: KeepResponse | FindResponse | RemoveResponse | CancelResponse) -> ResponseSaid:
+        try:
+            answer: ResponseSaid = await self._ask(question.number, question)
+        except Unavailable as gone:
+            raise _unread(gone.detail) from None
+        if answer.problem:
+            raise _unread(answer.problem)
+        return answer
+
+    def response_ended(self, number: int, ended: Ended | None) -> None:
+        """Tell whether the call to be ended ran here."""
+        self.link.send(ResponseEnded(number, ended))
 
     def serving(self) -> None:
         """Tell that connections are accepted."""
@@ -116,7 +153,7 @@ class StewardClient:
 
     def _receive(self, message: Message) -> None:
         match message:
-            case Acquired() | KeyFound():
+            case Acquired() | KeyFound() | ResponseSaid():
                 draws = self._drawn.pop(message.number, ())
                 future = self._waiting.get(message.number)
                 if future is not None and not future.done():
@@ -126,7 +163,7 @@ class StewardClient:
                     self.give_back(
                         Unused(draw.meter.id, amount, granted.stamp) for draw, amount in zip(draws, granted.amounts, strict=True)
                     )
-            case Configure() | ForgetKey() | Collect() | Drain() | Revoke() | Recall():
+            case Configure() | ForgetKey() | Collect() | Drain() | Revoke() | Recall() | EndResponse():
                 self._told(message)
             case _:
                 logger.error("the steward sent what only workers send: %s", type(message).__name__)
@@ -140,3 +177,7 @@ class StewardClient:
 
 def _gone(detail: str = "the steward does not answer") -> Unavailable:
     return Unavailable("Limits cannot be checked at the moment.", code="steward_unavailable", retry_after=1.0, detail=detail)
+
+
+def _unread(detail: str) -> Unavailable:
+    return Unavailable("Responses cannot be looked up at the moment.", code="responses_unavailable", retry_after=1.0, detail=detail)

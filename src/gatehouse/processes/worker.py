@@ -13,8 +13,9 @@ from typing import Final, Protocol
 
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Clock, Spawn
+from gatehouse.core.responses import Ended, Owner
 from gatehouse.pipeline.runner import Runner
-from gatehouse.processes.protocol import Collect, Configure, Drain, ForgetKey, Message, Recall, Revoke
+from gatehouse.processes.protocol import Collect, Configure, Drain, EndResponse, ForgetKey, Message, Recall, Revoke
 from gatehouse.processes.steward_client import StewardClient
 
 logger = logging.getLogger("gatehouse.worker")
@@ -40,6 +41,9 @@ class Plane(Protocol):
 
     def recall(self, meters: tuple[str, ...]) -> None:
         """Give back what lies idle of these meters."""
+
+    def end_response(self, owner: Owner, response_id: str) -> Ended | None:
+        """End the call that makes this response, if it runs here."""
 
     def tick(self) -> bool:
         """Once a second: give back what lies idle. False when what calls leave behind is lost: then no more may be carried."""
@@ -137,6 +141,8 @@ class Worker:
                 if plane is not None:
                     plane.recall(meters)
                 self._client.recalled(number)
+            case EndResponse(number=number, owner=owner, response_id=response_id):
+                self._client.response_ended(number, None if plane is None else plane.end_response(owner, response_id))
             case Collect(number=number):
                 self._client.report(plane.snapshot() if plane is not None else b"", number)
             case _:

@@ -10,14 +10,14 @@ from typing import Any, Final
 from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, inspect, select
 from sqlalchemy.schema import CreateSchema
 
-from gatehouse.adapters.storage import _audit_tables, _tables, keys
+from gatehouse.adapters.storage import _audit_tables, _tables, keys, responses
 from gatehouse.adapters.storage._metadata import METADATA
 
 logger = logging.getLogger("gatehouse.storage")
 
 SCHEMA: Final = "gatehouse"
 """Where our tables live on PostgreSQL: beside whatever else is in that database, never among it."""
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 """Every revision this version knows, oldest first; the last one is its own."""
 VERSION: Final = Table(
     "alembic_version",
@@ -27,7 +27,7 @@ VERSION: Final = Table(
 )
 """Alembic's own table, as it would make it."""
 _LOCK: Final = 0x6761746568  # "gateh"
-TABLE_MODULES: Final = (_audit_tables, keys, _tables)
+TABLE_MODULES: Final = (_audit_tables, keys, responses, _tables)
 """Importing them is what fills the metadata."""
 
 

@@ -28,6 +28,7 @@ class Purpose(enum.StrEnum):
     AUDIT_SIGNING = "audit-signing"
     AUDIT_SEAL = "audit-seal"
     AUDIT_COMMITMENT = "audit-commitment"
+    RESPONSES = "stored-responses"
     FIELD = "field"
     SESSION = "session"
     WEBHOOK = "webhook"

@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from gatehouse.core.calls import Call
+from gatehouse.core.events import Events
 from gatehouse.core.identity import Principal, Role
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.turns import Turns
 
 Offload = Callable[[Callable[[], Call]], Awaitable[Call]]
 """Runs a function away from the event loop and hands back what it returned or raised."""
@@ -18,15 +20,23 @@ class Read:
     """Sets `x.call`; a call that came decoded (library, batch) passes untouched.
 
     `limit` is in bytes; a role in `by_role` has its own, and of several roles the largest counts. Without `offload`, bodies
-    of every size are decoded on the loop.
+    of every size are decoded on the loop. `turns` are asked about calls of the Responses API.
     """
 
     name = "read"
 
-    def __init__(self, limit: int, offload: Offload | None = None, by_role: Mapping[Role, int] | None = None) -> None:
+    watch: Callable[[Exchange, Events], Events]
+    """Only there when responses are kept: every other stream is spared the question."""
+
+    def __init__(
+        self, limit: int, offload: Offload | None = None, by_role: Mapping[Role, int] | None = None, turns: Turns | None = None
+    ) -> None:
         self._limit = limit
         self._offload = offload
         self._by_role = dict(by_role or {})
+        self._turns = turns
+        if turns is not None and turns.keeping:
+            self.watch = turns.watch
 
     async def admit(self, x: Exchange) -> None:
         """Read and decode.
@@ -35,6 +45,7 @@ class Read:
             InvalidRequest: what the dialect found.
             TooLarge: the body is over this caller's limit.
             Timeout: it took too long to arrive.
+            NotFound, Unavailable: see `Turns.begin`.
         """
         if x.call is not None:
             return
@@ -45,6 +56,8 @@ class Read:
         else:
             decode = x.dialect.decode_request
             x.call = await self._offload(lambda: decode(body))
+        if x.call.turn is not None and self._turns is not None:
+            await self._turns.begin(x)
 
     def limit_of(self, principal: Principal | None) -> int:
         """Bytes of body that a caller may send."""

@@ -274,6 +274,9 @@ class _Reply:
             self._fail(Unauthenticated("The key of this call was revoked."))
         elif outcome is not Outcome.CLIENT:
             self._fail(shutting_down())
+        elif self._x.error is not None:
+            # Its caller ended it with another request, and may still be reading this one.
+            self._fail(self._x.error)
 
     def _fail(self, error: GatehouseError) -> None:
         x = self._x

@@ -4,5 +4,6 @@ What stands behind is asked in its own words, whatever it is; targets that speak
 """
 
 from gatehouse.dialects.openai.responses.dialect import ResponsesDialect
+from gatehouse.dialects.openai.responses.items import write_items
 
-__all__ = ["ResponsesDialect"]
+__all__ = ["ResponsesDialect", "write_items"]

@@ -108,9 +108,12 @@ class ResponsesStreamWriter:
         frames: list[bytes] = []
         if self._response is None:
             self._begin(frames, event.model, event.created)
+        assert self._response is not None
         if event.usage is not None:
             self._usage, self._cost = event.usage, cost
         if type(event) is Chunk:
+            if not event.kept:
+                self._response["store"] = False
             for delta in event.choices:
                 if delta.index == 0:
                     self._add(frames, delta)
@@ -119,7 +122,7 @@ class ResponsesStreamWriter:
             for choice in event.choices[:1]:
                 self._add(frames, _whole(choice))
                 self._redacted += choice.redacted
-        return frames[0] if len(frames) == 1 else b"".join(frames)
+        return b"".join(frames)
 
     def end(self) -> bytes:
         """What is not done yet, and the whole response."""
