@@ -21,7 +21,7 @@ from gatehouse.core.calls import (
     ToolCall,
     ToolChoice,
 )
-from gatehouse.core.errors import InvalidRequest
+from gatehouse.core.errors import UpstreamFailed
 from gatehouse.dialects.bedrock import encode_request, request_path
 from gatehouse.dialects.bedrock.requests import family_of
 from gatehouse.dialects.openai import OpenAIDialect
@@ -39,8 +39,8 @@ def asked(model: str = CLAUDE, **fields: Any) -> Any:
     return json.loads(encode_request(Call(model="assistant", **{"messages": HI, **fields}), model))
 
 
-def refused(model: str = CLAUDE, **fields: Any) -> InvalidRequest:
-    with pytest.raises(InvalidRequest) as caught:
+def refused(model: str = CLAUDE, **fields: Any) -> UpstreamFailed:
+    with pytest.raises(UpstreamFailed) as caught:
         asked(model, **fields)
     return caught.value
 
@@ -206,7 +206,8 @@ def test_what_cannot_be_asked_is_refused_by_name(model: str, fields: dict[str, A
     """Nothing is left out in silence, and nothing is fetched."""
     error = refused(model, **fields)
     assert error.param == param
-    assert error.code in {"unsupported_capability", "unsupported_content"}
+    assert error.message.startswith(f"{param}: ")
+    assert (error.code, error.caller_fault, error.sent) == ("upstream_rejected", True, False)
 
 
 def test_no_tools_are_sent_when_none_may_be_called() -> None:
@@ -232,8 +233,9 @@ def test_any_call_is_either_asked_or_refused(call: Call) -> None:
     """Whatever the edge lets in: proper JSON whose turns alternate, or an error that names a field."""
     try:
         body = msgspec.json.decode(encode_request(call, CLAUDE))
-    except InvalidRequest as error:
+    except UpstreamFailed as error:
         assert error.param
+        assert not error.sent
         return
     roles = [message["role"] for message in body["messages"]]
     assert all(first != second for first, second in itertools.pairwise(roles))

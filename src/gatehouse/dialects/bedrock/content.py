@@ -24,7 +24,7 @@ from gatehouse.core.calls import (
     ThinkingPart,
     ToolCall,
 )
-from gatehouse.dialects._json import invalid
+from gatehouse.dialects._failures import inexpressible
 
 Blocks = list[dict[str, Any]]
 
@@ -51,7 +51,7 @@ def write_conversation(call: Call, *, caching: bool) -> tuple[Blocks, list[dict[
     """(system, messages). `caching` says whether the model takes cache points; where it does not, marks are left out.
 
     Raises:
-        InvalidRequest: a part that this API cannot carry; it names the part.
+        UpstreamFailed: a part that this API cannot carry, before anything was sent; it names the part.
     """
     system: Blocks = []
     messages: list[dict[str, Any]] = []
@@ -130,11 +130,11 @@ def _part(part: Part, path: str) -> dict[str, Any] | None:
         case ImagePart():
             media, data = _inline(part.url, f"{path}.image_url.url")
             if media not in _IMAGES:
-                raise invalid(path, "this model takes images as png, jpeg, gif or webp.", "unsupported_content")
+                raise inexpressible(path, "this model takes images as png, jpeg, gif or webp.")
             return {"image": {"format": _IMAGES[media], "source": {"bytes": data}}}
         case AudioPart():
             if part.format not in _SOUNDS:
-                raise invalid(path, "this model does not take audio of this format.", "unsupported_content")
+                raise inexpressible(path, "this model does not take audio of this format.")
             return {"audio": {"format": part.format, "source": {"bytes": part.data}}}
         case FilePart():
             return {"document": _document(part, path)}
@@ -152,12 +152,12 @@ def _thinking(part: ThinkingPart) -> dict[str, Any]:
 def _document(part: FilePart, path: str) -> dict[str, Any]:
     """A document. Its name is cut down to the few characters the API allows, as it is part of what the model reads."""
     if part.data is None:
-        raise invalid(path, "this model takes files by content only, not by id.", "unsupported_content")
+        raise inexpressible(path, "this model takes files by content only, not by id.")
     media, data = _inline(part.data, f"{path}.file.file_data")
     stem, _, ending = (part.filename or "").rpartition(".")
     kind = _DOCUMENTS.get(media) or (ending.lower() if ending.lower() in _FORMATS else "")
     if not kind:
-        raise invalid(path, f"this model takes files as {', '.join(sorted(_FORMATS))}.", "unsupported_content")
+        raise inexpressible(path, f"this model takes files as {', '.join(sorted(_FORMATS))}.")
     name = _NOT_IN_A_NAME.sub(" ", stem or "document").strip()
     return {"format": kind, "name": " ".join(name.split())[:200] or "document", "source": {"bytes": data}}
 
@@ -166,7 +166,7 @@ def _inline(url: str, path: str) -> tuple[str, str]:
     """(media type, base64) of a `data:` URL. Nothing is fetched here, and the API fetches nothing either."""
     found = _DATA_URL.match(url)
     if found is None:
-        raise invalid(path, "this model takes content only inside the request, as a base64 data: URL.", "unsupported_content")
+        raise inexpressible(path, "this model takes content only inside the request, as a base64 data: URL.")
     return found[1].lower(), url[found.end() :]
 
 

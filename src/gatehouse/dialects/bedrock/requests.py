@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from gatehouse.core.calls import Call, ResponseFormat, Tool, ToolChoice
-from gatehouse.core.errors import InvalidRequest
+from gatehouse.dialects._failures import inexpressible
 from gatehouse.dialects.bedrock.content import cache_point, mentions_tools, write_conversation
 
 Family = Literal["anthropic", "nova", "nova-2", "mistral", "cohere", "openai", "other"]
@@ -45,7 +45,7 @@ def encode_request(call: Call, model: str) -> bytes:
     """The body that asks `model` for what `call` says.
 
     Raises:
-        InvalidRequest: something of the call that this model cannot be asked for; it names the field.
+        UpstreamFailed: something of the call that this model cannot be asked for, before anything was sent; it names the field.
     """
     _refuse_the_impossible(call)
     family = family_of(model)
@@ -75,7 +75,7 @@ def encode_request(call: Call, model: str) -> bytes:
 
 def _refuse_the_impossible(call: Call) -> None:
     if call.operation != "chat":
-        raise _unsupported("model", f"this model does not do a {call.operation}; it does chats.")
+        raise inexpressible("model", f"this model does not do a {call.operation}; it does chats.")
     for name, asked, words in (
         ("n", call.n != 1, "this model gives one choice a request."),
         ("seed", call.seed is not None, "this model takes no seed."),
@@ -84,7 +84,7 @@ def _refuse_the_impossible(call: Call) -> None:
         ("parallel_tool_calls", call.parallel_tool_calls is False and bool(call.tools), "this model cannot promise single tool calls."),
     ):
         if asked:
-            raise _unsupported(name, words)
+            raise inexpressible(name, words)
 
 
 def _inference(call: Call) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _tools(call: Call, *, caching: bool) -> dict[str, Any] | None:
     if choice is not None and choice.mode == "none":
         # The API has no word for "none": without its tools the model can call none.
         if mentions_tools(call.messages):
-            raise _unsupported("tool_choice", "none cannot be promised by this model after earlier tool calls; leave it out.")
+            raise inexpressible("tool_choice", "none cannot be promised by this model after earlier tool calls; leave it out.")
         return None
     if not call.tools:
         return None
@@ -137,7 +137,7 @@ def _output(call: Call, family: Family) -> dict[str, Any]:
 
 def _format(wanted: ResponseFormat) -> dict[str, Any]:
     if wanted.kind != "json_schema":
-        raise _unsupported("response_format", "this model takes json_schema, not json_object; give the schema you expect.")
+        raise inexpressible("response_format", "this model takes json_schema, not json_object; give the schema you expect.")
     schema = {"schema": msgspec.json.encode(wanted.schema or {}).decode(), "name": wanted.name, "description": wanted.description}
     named = {name: value for name, value in schema.items() if value is not None}
     return {"type": "json_schema", "structure": {"jsonSchema": named}}
@@ -145,7 +145,7 @@ def _format(wanted: ResponseFormat) -> dict[str, Any]:
 
 def _effort(said: str) -> str:
     if said not in _EFFORTS:
-        raise _unsupported("reasoning_effort", f"this model takes {', '.join(_EFFORTS)}.")
+        raise inexpressible("reasoning_effort", f"this model takes {', '.join(_EFFORTS)}.")
     return _EFFORTS[said]
 
 
@@ -161,12 +161,12 @@ def _additional(call: Call, family: Family) -> dict[str, Any]:
             case "cohere":
                 more["k"] = call.top_k
             case _:
-                raise _unsupported("top_k", "this model takes no top_k.")
+                raise inexpressible("top_k", "this model takes no top_k.")
     for name in ("frequency_penalty", "presence_penalty"):
         penalty = getattr(call, name)
         if penalty:
             if family != "cohere":
-                raise _unsupported(name, f"this model takes no {name}.")
+                raise inexpressible(name, f"this model takes no {name}.")
             more[name] = penalty
     more.update(_reasoning(call, family))
     return more
@@ -191,9 +191,9 @@ def _reasoning(call: Call, family: Family) -> dict[str, Any]:
         case "openai" if thinking is None:
             return {} if effort is None else {"reasoning_effort": effort}
     if thinking is not None and not off:
-        raise _unsupported("thinking", "this model is not told how to reason.")
+        raise inexpressible("thinking", "this model is not told how to reason.")
     if effort not in (None, "none"):
-        raise _unsupported("reasoning_effort", "this model is not told how to reason.")
+        raise inexpressible("reasoning_effort", "this model is not told how to reason.")
     return {}
 
 
@@ -201,7 +201,3 @@ def _tags(metadata: dict[str, str]) -> dict[str, str]:
     """What of the caller's tags the service's own logs can take."""
     fit = [(name, value) for name, value in metadata.items() if _TAG_NAME.fullmatch(name) and _TAG_VALUE.fullmatch(value)]
     return dict(fit[:_MOST_TAGS])
-
-
-def _unsupported(field: str, words: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {words}", code="unsupported_capability", param=field)

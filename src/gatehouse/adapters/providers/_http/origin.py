@@ -106,7 +106,7 @@ def check_path(path: str) -> None:
         ValueError: something in it would not stay where it is put.
     """
     steps, _, query = path.partition("?")
-    if not _PATH.fullmatch(steps) or not _QUERY.fullmatch(query) or any(step in {".", ".."} for step in steps.split("/")):
+    if not _PATH.fullmatch(steps.removesuffix("/")) or not _QUERY.fullmatch(query) or any(step in {".", ".."} for step in steps.split("/")):
         raise ValueError("the path of a request is not proper")
 
 
