@@ -99,6 +99,7 @@ def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
     providers = {provider.name for provider in settings.providers}
     yield from _doubles("providers", [provider.name for provider in settings.providers])
     yield from _doubles("models", [model.name for model in settings.models])
+    yield from _alias_problems(settings.models)
     for index, provider in enumerate(settings.providers):
         if provider.kind == "openai-compatible" and not provider.base_url:
             yield f"$.providers[{index}]", f"provider {provider.name!r} of kind openai-compatible needs base_url"
@@ -114,6 +115,16 @@ def _doubles(kind: str, names: list[str]) -> Iterator[tuple[str, str]]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield f"$.{kind}[{index}]", f"{kind} has two entries named {name!r}"
+
+
+def _alias_problems(models: list[ModelSettings]) -> Iterator[tuple[str, str]]:
+    owners = {model.name: model.name for model in models}
+    for index, model in enumerate(models):
+        for alias in model.aliases:
+            if (owner := owners.setdefault(alias, model.name)) != model.name or alias == model.name:
+                yield f"$.models[{index}].aliases", f"model {model.name!r}: the alias {alias!r} is a name of model {owner!r} already"
+            elif model.aliases.count(alias) > 1:
+                yield f"$.models[{index}].aliases", f"model {model.name!r} has the alias {alias!r} twice"
 
 
 def _model_problems(path: str, model: ModelSettings, providers: set[str], models: set[str]) -> Iterator[tuple[str, str]]:

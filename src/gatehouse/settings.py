@@ -189,6 +189,8 @@ class ModelSettings(_Tree, frozen=True):
     """What callers ask for."""
     targets: Annotated[list[TargetSettings], Meta(min_length=1)]
     """Who may answer, by weight."""
+    aliases: list[Name] = []
+    """Other names for the same model: records, budgets and metrics know it by its own name."""
     fallbacks: list[Name] = []
     """Models whose targets are tried, in order, when these fail before the first byte."""
     extra_fields: list[str] = []

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from gatehouse.core.grants import delegation_excess, grants_model
+from gatehouse.core.grants import delegation_excess, grants_call, grants_model
 from gatehouse.core.identity import Principal, Role
 from gatehouse.core.limits import Budget, Limits
 from gatehouse.core.money import Money
@@ -92,3 +92,21 @@ def test_an_administrator_may_make_any_key_of_its_tenant() -> None:
     assert delegation_excess(admin, msgspec.structs.replace(everything, tenant="acme")) == "tenant"
     without = Principal("o", "o", frozenset({Role.DEVELOPER}))
     assert delegation_excess(without, msgspec.structs.replace(without, key_id="p")) is None
+
+
+@pytest.mark.parametrize(
+    ("models", "asked", "granted"),
+    [
+        (None, "fast", True),
+        (frozenset({"assistant"}), "fast", True),
+        (frozenset({"assi*"}), "fast", True),
+        (frozenset({"fast"}), "fast", True),
+        (frozenset({"fast"}), "assistant", False),
+        (frozenset({"fa*"}), "fast", False),
+        (frozenset({"fast"}), "quick", False),
+        (frozenset[str](), "fast", False),
+    ],
+)
+def test_an_alias_is_granted_by_the_models_name_or_letter_for_letter(models: frozenset[str] | None, asked: str, granted: bool) -> None:
+    """`fast` is an alias of `assistant`: a pattern that happens to fit an alias grants nothing, so a new alias widens no old key."""
+    assert grants_call(models, asked, "assistant") is granted

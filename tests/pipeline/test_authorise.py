@@ -63,3 +63,14 @@ async def test_a_call_without_identity_is_forbidden(exchange: Exchange) -> None:
     exchange.call = Call(model="tiny")
     with pytest.raises(Forbidden):
         await Authorise().admit(exchange)
+
+
+async def test_an_alias_is_judged_by_the_model_it_stands_for(exchange: Exchange) -> None:
+    """The table says which; a name it does not know is judged as it is."""
+    stage = Authorise({"fast": "assistant"}.get)  # type: ignore[arg-type]
+    exchange.principal = Principal("k", "k", DEV, models=frozenset({"assistant"}))
+    exchange.call = Call(model="fast")
+    await stage.admit(exchange)
+    exchange.principal = Principal("k", "k", DEV, models=frozenset({"fa*"}))
+    with pytest.raises(Forbidden):
+        await stage.admit(exchange)

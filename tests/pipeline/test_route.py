@@ -51,6 +51,19 @@ async def test_an_unknown_model() -> None:
         await routed(Plan("m", (ABLE,)), call(model="nope"))
 
 
+async def test_an_alias_is_the_model_under_its_own_name() -> None:
+    """The same plan, and from there on the call has the model's own name: one name in records, cache keys and metrics."""
+    plan = Plan("m", (ABLE,), aliases=("fast", "quick"))
+    table = RouteTable((plan,))
+    assert table.models == ("m", "fast", "quick")
+    assert (table.canonical("quick"), table.canonical("m"), table.canonical("nope")) == ("m", "m", "nope")
+    x = Exchange("r", Head("POST", "/", {}), None, None)  # type: ignore[arg-type]
+    x.call = call(model="fast")
+    await Route(table).admit(x)
+    assert x.plan is plan
+    assert x.call == call()
+
+
 async def test_extra_fields() -> None:
     """A field the model does not list is refused by name, one that it lists passes."""
     with pytest.raises(InvalidRequest, match="'top_k'") as caught:

@@ -62,6 +62,14 @@ def test_an_empty_file_is_all_defaults() -> None:
         ("models:\n  - name: a\n    fallbacks: [b]\n    targets: [{engine: llamacpp, path: x}]\n", 3, "does not define"),
         ("providers:\n  - {name: p, kind: openai-compatible}\n", 2, "needs base_url"),
         ("providers:\n  - {name: p, kind: openai}\n  - {name: p, kind: openai}\n", 3, "two entries named 'p'"),
+        ("models:\n  - name: a\n    aliases: [b, b]\n    targets: [{engine: llamacpp, path: x}]\n", 3, "alias 'b' twice"),
+        ("models:\n  - name: a\n    aliases: [a]\n    targets: [{engine: llamacpp, path: x}]\n", 3, "is a name of model 'a' already"),
+        (
+            "models:\n  - name: a\n    targets: [{engine: llamacpp, path: x}]\n"
+            "  - name: b\n    aliases: [a]\n    targets: [{engine: llamacpp, path: x}]\n",
+            5,
+            "is a name of model 'a' already",
+        ),
         ("prices: {on_unknown: fallback}\n", 1, "prices.fallback must be given"),
         ('prices: {on_unknown: fallback, fallback: {input: "-1", output: "1"}}\n', 1, "not negative"),
         ("state: {url: nowhere://}\n", 1, "memory"),

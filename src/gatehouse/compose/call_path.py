@@ -144,7 +144,7 @@ class CallPath:
                 Record(books, self.tally, names),
                 Identify(self.keys, checker, clock),
                 self._read,
-                Authorise(),
+                Authorise(self.table.canonical),
                 Route(self.table),
                 Limit(self._book, clock, self._models.count_input),
                 Guard(scanner, clock, flag_only=scanner.flag_only),

@@ -76,7 +76,7 @@ def _plan(model: ModelSettings, targets: dict[str, tuple[Target, ...]], models: 
         strict_audit=model.strict_audit,
     )
     digest = hashlib.blake2b(msgspec.msgpack.encode(plan, order="sorted"), digest_size=16).digest()
-    return msgspec.structs.replace(plan, digest=digest)
+    return msgspec.structs.replace(plan, digest=digest, aliases=tuple(model.aliases))
 
 
 def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Target:

@@ -16,6 +16,15 @@ def grants_model(models: frozenset[str] | None, name: str) -> bool:
     return any(entry[-1:] == "*" and name.startswith(entry[:-1]) for entry in models)
 
 
+def grants_call(models: frozenset[str] | None, asked: str, model: str) -> bool:
+    """Whether `models` covers a call that asks for `asked`, which means the model `model`.
+
+    A model's own name grants it under all its aliases. An alias grants it under that alias, and only where it is named letter
+    for letter: a pattern reads models' own names, so that a new alias never makes an old key reach further.
+    """
+    return models is None or asked in models or grants_model(models, model)
+
+
 def delegation_excess(actor: Principal, wanted: Principal) -> str | None:
     """The field in which `wanted` would be more than `actor` may hand on, or None when it is within bounds.
 

@@ -87,6 +87,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Wait until the opened record is on disk before a target is asked."""
     digest: bytes = b""
     """Changes whenever anything above changes; part of the cache key."""
+    aliases: tuple[str, ...] = ()
+    """Other names under which the model may be asked for."""
 
     @property
     def everywhere(self) -> tuple[Target, ...]:

@@ -1,21 +1,27 @@
 """Authorise checks that the caller's role may call models and that its key may ask for this one.
 
 The answer is the same whether or not the model exists: which names there are is not told to those without the grant.
-Fallback targets belong to the model that was asked for and need no grant of their own.
+An alias is judged by `gatehouse.core.grants.grants_call`. Fallback targets belong to the model that was asked for and need
+no grant of their own.
 """
 
+from collections.abc import Callable
+
 from gatehouse.core.errors import Forbidden
-from gatehouse.core.grants import grants_model
+from gatehouse.core.grants import grants_call
 from gatehouse.core.identity import Permission, Principal
 from gatehouse.pipeline.exchange import Exchange
 
+Canonical = Callable[[str], str]
+"""A model's own name for any name it may be asked for by; a name that nothing is known of stays as it is."""
 
-def authorise_model(principal: Principal, model: str) -> None:
-    """Raises Forbidden when `principal` may not call models, or not the one named `model`."""
+
+def authorise_model(principal: Principal, asked: str, canonical: Canonical) -> None:
+    """Raises Forbidden when `principal` may not call models, or not the one that is asked for as `asked`."""
     if not principal.may(Permission.CALL_MODELS):
         raise Forbidden("The role of this API key does not allow calling models.", code="permission_denied")
-    if not grants_model(principal.models, model):
-        raise Forbidden(f"This API key has no grant for a model named {model[:128]!r}.", code="model_not_allowed", param="model")
+    if principal.models is not None and not grants_call(principal.models, asked, canonical(asked)):
+        raise Forbidden(f"This API key has no grant for a model named {asked[:128]!r}.", code="model_not_allowed", param="model")
 
 
 class Authorise:
@@ -23,11 +29,14 @@ class Authorise:
 
     name = "authorise"
 
+    def __init__(self, canonical: Canonical = str) -> None:
+        self._canonical = canonical
+
     async def admit(self, x: Exchange) -> None:
         """Check `x.principal` against `x.call`; see `authorise_model`."""
         if x.principal is None or x.call is None:
             raise Forbidden("This call has no identity.", code="permission_denied")
-        authorise_model(x.principal, x.call.model)
+        authorise_model(x.principal, x.call.model, self._canonical)
 
     def settle(self, x: Exchange) -> None:
         """Nothing is held."""

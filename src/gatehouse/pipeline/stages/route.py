@@ -20,19 +20,25 @@ class RouteTable:
     """Plans by name; replaced as a whole when the configuration changes, so a running call keeps the plan it began with."""
 
     def __init__(self, plans: tuple[Plan, ...] = ()) -> None:
-        self._plans = {plan.model: plan for plan in plans}
+        self._plans: dict[str, Plan] = {}
+        self.replace(plans)
 
     def replace(self, plans: tuple[Plan, ...]) -> None:
         """Swap every plan at once."""
-        self._plans = {plan.model: plan for plan in plans}
+        self._plans = {name: plan for plan in plans for name in (plan.model, *plan.aliases)}
 
     def find(self, model: str) -> Plan | None:
-        """The plan of a model name, or None."""
+        """The plan of a model's name or alias, or None."""
         return self._plans.get(model)
+
+    def canonical(self, model: str) -> str:
+        """The model's own name, for its name or any alias; a name that is not here stays as it is."""
+        plan = self._plans.get(model)
+        return model if plan is None else plan.model
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Every name that can be asked for, in the order of the file."""
+        """Every name that can be asked for, in the order of the file, each model's aliases behind it."""
         return tuple(self._plans)
 
 
@@ -62,6 +68,9 @@ class Route:
             raise InvalidRequest(
                 f"Unknown field {field[:64]!r}: model {plan.model!r} does not accept it.", code="unknown_field", param=field[:64]
             )
+        if call.model != plan.model:
+            # Asked for by an alias: from here on there is one name, in records, cache and metrics too.
+            call = x.call = msgspec.structs.replace(call, model=plan.model)
         needs = needed(call)
         if needs or not _all_priced(plan):
             plan = _narrow(plan, needs)

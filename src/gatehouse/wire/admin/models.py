@@ -10,6 +10,7 @@ def model_view(plan: Plan) -> ModelView:
     """A plan without what callers and operators have no use for."""
     return ModelView(
         name=plan.model,
+        aliases=list(plan.aliases),
         targets=[_target(target) for target in plan.targets],
         fallbacks=[[_target(target) for target in group] for group in plan.fallbacks],
         max_output_tokens=plan.max_output_tokens,

@@ -230,6 +230,7 @@ class ModelView(_View, frozen=True, kw_only=True):
     """A name that callers may ask for. `fallbacks` are groups of targets that are tried in order before the first byte."""
 
     name: str
+    aliases: list[str]
     targets: list[TargetView]
     fallbacks: list[list[TargetView]]
     max_output_tokens: Annotated[int, Meta(description="of a call that names none")]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gatehouse.core.errors import InvalidRequest, NotFound
-from gatehouse.core.grants import grants_model
+from gatehouse.core.grants import grants_call
 from gatehouse.core.identity import Permission, Principal
 from gatehouse.core.plans import Plan
 from gatehouse.pipeline.stages.route import RouteTable
@@ -34,7 +34,7 @@ def model_endpoints(table: RouteTable) -> tuple[Endpoint, ...]:
         return Answered(msgspec.json.encode({"object": "list", "data": [_openai(plan) for plan in plans]}))
 
     async def one(asked: Asked) -> Answered:
-        plan = table.find(asked.id) if grants_model(asked.principal.models, asked.id) else None
+        plan = _shown(table, asked.principal, asked.id)
         if plan is None:
             raise NotFound(f"There is no model named {asked.id[:128]!r} here.", code="model_not_found", param="model")
         asked.query()
@@ -53,8 +53,15 @@ def model_endpoints(table: RouteTable) -> tuple[Endpoint, ...]:
 
 
 def _granted(table: RouteTable, principal: Principal) -> list[Plan]:
-    names = [name for name in table.models if grants_model(principal.models, name)]
-    return [plan for name in names if (plan := table.find(name)) is not None]
+    return [plan for name in table.models if (plan := _shown(table, principal, name)) is not None]
+
+
+def _shown(table: RouteTable, principal: Principal, name: str) -> Plan | None:
+    """The plan that `name` stands for, under that name, when the caller may ask for it so."""
+    plan = table.find(name)
+    if plan is None or not grants_call(principal.models, name, plan.model):
+        return None
+    return plan if plan.model == name else msgspec.structs.replace(plan, model=name)
 
 
 def _openai(plan: Plan) -> dict[str, Any]:
