@@ -13,9 +13,20 @@ import msgspec
 
 from gatehouse.core.calls import FORBIDDEN_FIELDS
 from gatehouse.core.money import parse_usd
-from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings, decode_custom, encode_custom, process_environment
+from gatehouse.settings import (
+    ModelSettings,
+    PriceSettings,
+    ProviderSettings,
+    Settings,
+    TargetSettings,
+    decode_custom,
+    encode_custom,
+    process_environment,
+)
 from gatehouse.yaml_lines import Lines, YamlError, read_yaml
 
+_ANYWHERE: Final = frozenset({"openai-compatible", "azure-openai"})
+"""Kinds that are at another address for everybody."""
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -101,14 +112,28 @@ def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _doubles("models", [model.name for model in settings.models])
     yield from _alias_problems(settings.models)
     for index, provider in enumerate(settings.providers):
-        if provider.kind == "openai-compatible" and not provider.base_url:
-            yield f"$.providers[{index}]", f"provider {provider.name!r} of kind openai-compatible needs base_url"
+        if problem := _provider_problem(provider):
+            yield f"$.providers[{index}]", f"provider {provider.name!r} of kind {provider.kind} {problem}"
     for index, model in enumerate(settings.models):
         yield from _model_problems(f"$.models[{index}]", model, providers, {model.name for model in settings.models})
     if settings.prices.on_unknown == "fallback" and settings.prices.fallback is None:
         yield "$.prices", "prices.on_unknown is fallback, so prices.fallback must be given"
     if settings.prices.fallback is not None and (problem := _price_problem(settings.prices.fallback)):
         yield "$.prices.fallback", problem
+
+
+def _provider_problem(provider: ProviderSettings) -> str:
+    if provider.kind in _ANYWHERE and not provider.base_url:
+        return "needs base_url"
+    if provider.profile is not None and provider.kind != "openai-compatible":
+        return "takes no profile: that is for openai-compatible"
+    if provider.kind != "azure-openai" and (provider.api_version is not None or provider.credential is not None):
+        return "takes neither api_version nor credential: they are for azure-openai"
+    if provider.api_key and provider.api_keys:
+        return "has both api_key and api_keys: give one of them"
+    if not all(provider.api_keys):
+        return "has an empty entry in api_keys"
+    return ""
 
 
 def _doubles(kind: str, names: list[str]) -> Iterator[tuple[str, str]]:

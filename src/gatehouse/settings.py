@@ -104,19 +104,42 @@ class DeadlineSettings(_Tree, frozen=True):
     """For the whole call."""
 
 
+ProviderKind = Literal[
+    "openai",
+    "openai-compatible",
+    "azure-openai",
+    "anthropic",
+    "mistral",
+    "groq",
+    "together",
+    "fireworks",
+    "deepseek",
+    "openrouter",
+]
+"""Each has its entry in `compose.providers.KINDS`."""
+ServerProfile = Literal["vllm", "sglang", "ollama", "tgi", "llama-server"]
+
+
 class ProviderSettings(_Tree, frozen=True):
     """A remote place that serves models, and how to reach it."""
 
     name: Name
     """What targets call it."""
-    kind: Literal["openai", "openai-compatible"]
-    """The protocol it speaks."""
+    kind: ProviderKind
+    """Whose API it is; openai-compatible is for everything else that speaks like OpenAI."""
+    profile: ServerProfile | None = None
+    """The server behind kind openai-compatible, when it is one of these: what it takes and cannot do is then known."""
     base_url: str | None = None
-    """Up to and including the version ("http://127.0.0.1:8000/v1"); kind openai has a default."""
+    """Up to and including the version ("http://127.0.0.1:8000/v1"); the hosted kinds have a default. For azure-openai the
+    address of the resource ("https://NAME.openai.azure.com")."""
+    api_version: str | None = None
+    """azure-openai only: the version of the deployments' API ("2024-10-21"); without it the v1 API is used."""
+    credential: Literal["api-key", "bearer"] | None = None
+    """azure-openai only: what `api_key` is: a key of the resource (api-key, the default) or a token of Entra (bearer)."""
     api_key: Secret = Secret("")
     """Its credential, usually "${NAME}"."""
     api_keys: list[Secret] = []
-    """Further credentials: calls go round among all of them, one that is refused or at its limit is left aside."""
+    """Several credentials instead of one: calls go round among them; one that is refused or at its limit is left aside."""
     plaintext: bool = False
     """Allow http:// to a host that is not loopback."""
     ca_bundle: str | None = None

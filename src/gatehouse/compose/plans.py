@@ -6,13 +6,22 @@ from typing import Protocol
 
 import msgspec
 
+from gatehouse.compose.providers import capabilities as default_capabilities
 from gatehouse.core.money import parse_usd
 from gatehouse.core.plans import CachePolicy, Capability, Deadlines, GuardPolicy, Plan, Target
 from gatehouse.core.usage import Price
 from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings
 
 LLAMACPP_CAPABILITIES = frozenset(
-    {Capability.STREAM, Capability.JSON_OBJECT, Capability.JSON_SCHEMA, Capability.SEED, Capability.CHOICES, Capability.LOGIT_BIAS}
+    {
+        Capability.STREAM,
+        Capability.JSON_OBJECT,
+        Capability.JSON_SCHEMA,
+        Capability.SEED,
+        Capability.CHOICES,
+        Capability.LOGIT_BIAS,
+        Capability.PENALTIES,
+    }
 )
 FREE = PriceSettings(input="0", output="0")
 
@@ -116,7 +125,7 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
         price=price,
         context_window=window,
         max_output_tokens=target.max_output_tokens,
-        capabilities=frozenset(target.capabilities) if target.capabilities is not None else frozenset(Capability),
+        capabilities=frozenset(target.capabilities) if target.capabilities is not None else default_capabilities(provider),
         region=target.region,
         deadlines=deadlines,
     )

@@ -1,22 +1,40 @@
-"""Kinds of providers: one table from the kind in the operator's file to what builds its model.
+"""Kinds of providers: one table from the kind in the operator's file to what builds its model and what its targets can do.
 
-A new kind is its literal in `settings.ProviderKind` and its line in `KINDS`. Builders import their adapter when they are
-called, so that a kind nobody configured costs nothing.
+A new kind is its literal in `settings.ProviderKind` and its entry in `KINDS`. Adapters are imported when a model is built, so
+that a kind nobody configured costs nothing.
 """
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
+from gatehouse.core.plans import Capability
 from gatehouse.core.ports import Model
+from gatehouse.dialects.openai.profiles import HOSTED, PLAIN, SERVERS, Profile
 from gatehouse.settings import Environment, ProviderSettings
 
 if TYPE_CHECKING:
     from gatehouse.adapters.providers.frame import ModelOptions
 
+Builder = Callable[[ProviderSettings, Environment], Model]
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One kind: how its model is made (raises ValueError or OSError when the settings cannot work), what its targets can do."""
+
+    build: Builder
+    capabilities: Callable[[ProviderSettings], frozenset[Capability]]
+
 
 def build_model(settings: ProviderSettings, environment: Environment) -> Model:
     """The model of one provider. Raises ValueError or OSError when its settings cannot work."""
-    return KINDS[settings.kind](settings, environment)
+    return KINDS[settings.kind].build(settings, environment)
+
+
+def capabilities(settings: ProviderSettings) -> frozenset[Capability]:
+    """What targets of a provider can do when the operator does not say."""
+    return KINDS[settings.kind].capabilities(settings)
 
 
 def model_options(settings: ProviderSettings, environment: Environment, base_url: str) -> "ModelOptions":
@@ -40,17 +58,63 @@ def model_options(settings: ProviderSettings, environment: Environment, base_url
     )
 
 
+def _profile(settings: ProviderSettings) -> Profile:
+    if settings.profile is not None:
+        return SERVERS[settings.profile]
+    return HOSTED.get(settings.kind, PLAIN)
+
+
+def _openai_capabilities(settings: ProviderSettings) -> frozenset[Capability]:
+    return _profile(settings).capabilities
+
+
 def _openai(settings: ProviderSettings, environment: Environment) -> Model:
     from gatehouse.adapters.providers.frame import HttpModel
-    from gatehouse.adapters.providers.openai import OPENAI_BASE_URL, openai_codec
+    from gatehouse.adapters.providers.openai import openai_codec
 
-    own = settings.kind == "openai"
-    return HttpModel(model_options(settings, environment, OPENAI_BASE_URL), openai_codec("max_completion_tokens" if own else "max_tokens"))
+    profile = _profile(settings)
+    return HttpModel(model_options(settings, environment, profile.base_url), openai_codec(profile))
 
 
-Builder = Callable[[ProviderSettings, Environment], Model]
+def _azure(settings: ProviderSettings, environment: Environment) -> Model:
+    from gatehouse.adapters.providers.frame import HttpModel
+    from gatehouse.adapters.providers.openai import azure_codec
 
-KINDS: Final[Mapping[str, Builder]] = {
-    "openai": _openai,
-    "openai-compatible": _openai,
+    return HttpModel(model_options(settings, environment, ""), azure_codec(settings.api_version, settings.credential or "api-key"))
+
+
+def _anthropic(settings: ProviderSettings, environment: Environment) -> Model:
+    from gatehouse.adapters.providers.anthropic import ANTHROPIC_BASE_URL, anthropic_codec
+    from gatehouse.adapters.providers.frame import HttpModel
+
+    return HttpModel(model_options(settings, environment, ANTHROPIC_BASE_URL), anthropic_codec())
+
+
+ANTHROPIC_CAPABILITIES: Final = frozenset(
+    {
+        Capability.STREAM,
+        Capability.TOOLS,
+        Capability.TOOL_CHOICE,
+        Capability.SINGLE_TOOL,
+        Capability.IMAGES,
+        Capability.FILES,
+        Capability.JSON_SCHEMA,
+        Capability.TOP_K,
+    }
+)
+"""https://docs.anthropic.com/en/api/messages"""
+
+_LIKE_OPENAI: Final = Kind(_openai, _openai_capabilities)
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "openai": _LIKE_OPENAI,
+    "openai-compatible": _LIKE_OPENAI,
+    "azure-openai": Kind(_azure, _openai_capabilities),
+    "anthropic": Kind(_anthropic, lambda settings: ANTHROPIC_CAPABILITIES),
+    "mistral": _LIKE_OPENAI,
+    "groq": _LIKE_OPENAI,
+    "together": _LIKE_OPENAI,
+    "fireworks": _LIKE_OPENAI,
+    "deepseek": _LIKE_OPENAI,
+    "openrouter": _LIKE_OPENAI,
 }

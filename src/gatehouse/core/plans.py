@@ -24,6 +24,15 @@ class Capability(enum.StrEnum):
     SEED = "seed"
     LOGIT_BIAS = "logit_bias"
     EMBEDDINGS = "embeddings"
+    COMPLETIONS = "completions"
+    """Text to continue, beside chats."""
+    TOOL_CHOICE = "tool_choice"
+    """Making the model call a tool, or one that is named."""
+    SINGLE_TOOL = "single_tool"
+    """No two tools called at once: parallel_tool_calls false"""
+    PENALTIES = "penalties"
+    """frequency_penalty and presence_penalty"""
+    TOP_K = "top_k"
 
 
 class Deadlines(msgspec.Struct, frozen=True):

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from gatehouse.adapters.providers.frame import HttpModel
-from gatehouse.adapters.providers.openai import OPENAI_BASE_URL
 from gatehouse.core.calls import Call, Message
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Answer, Chunk, Event
 from gatehouse.core.plans import Target
 from gatehouse.core.secrets import Secret
 from gatehouse.core.usage import Usage
+from gatehouse.dialects.openai.profiles import OPENAI
 from gatehouse.testing.upstream import (
     DONE,
     LAST_CHUNK,
@@ -127,7 +127,7 @@ async def test_a_streamed_answer(upstream: FakeUpstream, model: HttpModel) -> No
     ("options", "field"),
     [
         ({}, "max_tokens"),
-        ({"tokens_field": "max_completion_tokens"}, "max_completion_tokens"),
+        ({"profile": OPENAI}, "max_completion_tokens"),
     ],
 )
 async def test_the_bound_of_the_output_has_the_name_the_provider_knows(upstream: FakeUpstream, options: dict[str, Any], field: str) -> None:
@@ -148,7 +148,6 @@ async def test_options(upstream: FakeUpstream) -> None:
     assert (seen.path, seen.headers["openai-organization"]) == ("/team/a/chat/completions", "org")
     assert "authorization" not in seen.headers
     await model.close()
-    assert OPENAI_BASE_URL == "https://api.openai.com/v1"
 
 
 @pytest.mark.parametrize(

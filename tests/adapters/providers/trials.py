@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from gatehouse.adapters.providers.frame import HttpModel, ModelOptions
-from gatehouse.adapters.providers.openai import TokensField, openai_codec
+from gatehouse.adapters.providers.openai import openai_codec
 from gatehouse.core.plans import Deadlines
 from gatehouse.core.secrets import Secret
+from gatehouse.dialects.openai.profiles import PLAIN, Profile
 
 
 class Trial:
@@ -30,9 +31,7 @@ async def eventually(condition: Callable[[], object], *, seconds: float = 5.0) -
             await asyncio.sleep(0.002)
 
 
-def openai_model(
-    base_url: str, *, name: str = "lab", tokens_field: TokensField = "max_tokens", api_key: Secret | None = None, **options: Any
-) -> HttpModel:
+def openai_model(base_url: str, *, name: str = "lab", profile: Profile = PLAIN, api_key: Secret | None = None, **options: Any) -> HttpModel:
     """A provider that speaks like OpenAI."""
     keys = () if api_key is None else (api_key,)
-    return HttpModel(ModelOptions(**{"name": name, "base_url": base_url, "api_keys": keys, **options}), openai_codec(tokens_field))
+    return HttpModel(ModelOptions(**{"name": name, "base_url": base_url, "api_keys": keys, **options}), openai_codec(profile))

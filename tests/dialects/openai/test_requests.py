@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gatehouse.core.calls import Call, Message, ToolChoice
 from gatehouse.core.errors import InvalidRequest
 from gatehouse.dialects.openai import OpenAIDialect, encode_request
+from gatehouse.dialects.openai.profiles import OPENAI
 from tests.dialects.openai.strategies import calls, json_values, text
 
 GOLDEN = Path(__file__).parent / "golden" / "requests"
@@ -151,7 +152,7 @@ def test_the_output_bound_goes_under_the_name_the_target_knows(field: str) -> No
     """max_tokens and max_completion_tokens are one thing in core."""
     call = decode(**{field: 7})
     assert call.max_tokens == 7
-    assert json.loads(encode_request(call, "m", max_tokens_field="max_completion_tokens"))["max_completion_tokens"] == 7
+    assert json.loads(encode_request(call, "m", OPENAI))["max_completion_tokens"] == 7
     assert json.loads(encode_request(call, "m"))["max_tokens"] == 7
 
 

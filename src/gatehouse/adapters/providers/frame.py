@@ -119,11 +119,12 @@ class HttpModel:
         self._forms = codec.forms
         self._authoriser = authoriser
         self._base = base
+        fixed = {name.lower(): Secret(value) for name, value in codec.headers}
         self._http = HttpClient(
             HttpOptions(
                 label=options.name,
                 base=base,
-                headers={**{name: Secret(value) for name, value in codec.headers}, **options.headers},
+                headers={**fixed, **{name.lower(): value for name, value in options.headers.items()}},
                 plaintext=options.plaintext,
                 ca_bundle=options.ca_bundle,
                 proxy=proxy,

@@ -13,12 +13,28 @@ What is done with the documented fields we cannot carry in a `Call`:
 - An explicit null is the same as an absent field.
 """
 
+import hashlib
+import re
+import string
 from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
-from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Message, Part, ResponseFormat, ToolCall, ToolChoice
+from gatehouse.core.calls import (
+    AudioPart,
+    Call,
+    FilePart,
+    ImagePart,
+    Message,
+    Part,
+    ResponseFormat,
+    TextPart,
+    ThinkingPart,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
 from gatehouse.dialects._forbidden import FORBIDDEN, refuse_forbidden
 from gatehouse.dialects._json import explain, invalid, plain, refuse_ambiguity
 from gatehouse.dialects._schemas import SchemaBounds
@@ -34,9 +50,13 @@ from gatehouse.dialects.openai._shapes import (
     SchemaFormat,
     UserShape,
 )
+from gatehouse.dialects.openai.profiles import BINDING, PLAIN, Profile
 
+_DIGITS: Final = string.ascii_letters + string.digits
+_SHORT_ID: Final = re.compile(r"[a-zA-Z0-9]{9}")
 _SUCCESSORS: Final = {"functions": "tools", "function_call": "tool_choice"}
-_WITH_USAGE: Final = {"include_usage": True}
+_STREAM: Final = {"stream": True}
+_STREAM_WITH_USAGE: Final = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def decode_request(body: bytes) -> Call:
@@ -170,31 +190,31 @@ def check_url(url: str, path: str) -> None:
         raise invalid(path, f"must have at most {MAX_REMOTE_URL} printable characters.")
 
 
-def encode_request(call: Call, model: str, *, max_tokens_field: str = "max_tokens") -> bytes:
-    """The body that asks `model` for what `call` says.
+def encode_request(call: Call, model: str, profile: Profile = PLAIN) -> bytes:
+    """The body that asks `model` for what `call` says, in the words of the server that `profile` describes.
 
-    A stream is always asked to end with its usage. `max_tokens_field` is what the target calls the bound of the output:
-    `max_tokens`, or `max_completion_tokens` for reasoning models of OpenAI itself.
+    A stream is always asked to end with its usage. What advises and has no words here is left out: marks for a cache, how
+    hard to think in Anthropic's words, and, unless the profile has a place for it, reasoning sent back as history.
     """
     body: dict[str, Any] = dict(call.extra)
     body["model"] = model
+    rewrites = profile.rewrites
     body["messages"] = [
-        message if type(message.content) is not tuple and not message.tool_calls else _message(message) for message in call.messages
+        _message(message, profile)
+        if rewrites or type(message.content) is tuple or message.tool_calls or message.cache or message.is_error
+        else message
+        for message in call.messages
     ]
     if call.stream:
-        body["stream"] = True
-        body["stream_options"] = _WITH_USAGE
-    if call.tools:
-        body["tools"] = [{"type": "function", "function": tool} for tool in call.tools]
-    if call.tool_choice is not None:
-        named = call.tool_choice.name
-        body["tool_choice"] = call.tool_choice.mode if named is None else {"type": "function", "function": {"name": named}}
+        body.update(_STREAM_WITH_USAGE if profile.asks_usage else _STREAM)
+    if call.tools or call.tool_choice is not None:
+        _write_tools(body, call, profile)
     if call.response_format is not None:
         body["response_format"] = _response_format(call.response_format)
     if call.n != 1:
         body["n"] = call.n
     if call.max_tokens is not None:
-        body[max_tokens_field] = call.max_tokens
+        body[profile.tokens_field] = call.max_tokens
     if call.stop:
         body["stop"] = call.stop
     if call.metadata:
@@ -205,6 +225,8 @@ def encode_request(call: Call, model: str, *, max_tokens_field: str = "max_token
         value = getattr(call, name)
         if value is not None:
             body[name] = value
+    if profile.adjusts:
+        adjust(body, profile)
     return msgspec.json.encode(body)
 
 
@@ -212,6 +234,7 @@ _SAME: Final = (
     "parallel_tool_calls",
     "temperature",
     "top_p",
+    "top_k",
     "frequency_penalty",
     "presence_penalty",
     "seed",
@@ -223,40 +246,92 @@ _SAME: Final = (
 """Fields that are called the same in core and say nothing when None."""
 
 
-def _message(message: Message) -> dict[str, Any]:
-    """A message whose parts or tool calls are shaped otherwise in core; all others encode as they are."""
+def adjust(body: dict[str, Any], profile: Profile) -> None:
+    """Turn a body in OpenAI's words into one in the words of `profile`, in place."""
+    if profile.insists and not BINDING.isdisjoint(body):
+        for name, value in profile.insists.items():
+            body.setdefault(name, value)
+    for name in profile.drops:
+        body.pop(name, None)
+    for name, other in profile.renames.items():
+        if name in body:
+            body[other] = body.pop(name)
+
+
+def _unmarked(tool: Tool) -> Tool:
+    return tool if tool.cache is None else msgspec.structs.replace(tool, cache=None)
+
+
+def _write_tools(body: dict[str, Any], call: Call, profile: Profile) -> None:
+    if call.tools:
+        body["tools"] = [{"type": "function", "function": _unmarked(tool)} for tool in call.tools]
+    choice = call.tool_choice
+    if choice is None:
+        return
+    if choice.name is not None:
+        body["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+    else:
+        body["tool_choice"] = profile.required_word if choice.mode == "required" else choice.mode
+
+
+def _message(message: Message, profile: Profile) -> dict[str, Any]:
+    """A message that is shaped otherwise than in core; all others encode as they are."""
     content = message.content
-    body: dict[str, Any] = {"role": message.role, "content": [_part(part) for part in content] if isinstance(content, tuple) else content}
-    if message.name is not None:
+    role = message.role if message.role != "developer" or profile.developer_role else "system"
+    body: dict[str, Any] = {"role": role, "content": content}
+    if isinstance(content, tuple):
+        body["content"] = [_part(part, profile) for part in content if type(part) is not ThinkingPart] or None
+        thoughts = "".join([part.thinking for part in content if type(part) is ThinkingPart]) if profile.reasoning_field else ""
+        if thoughts:
+            body[profile.reasoning_field] = thoughts
+    if message.name is not None and profile.speaker_names:
         body["name"] = message.name
     if message.tool_calls:
-        body["tool_calls"] = [tool_call(called) for called in message.tool_calls]
+        body["tool_calls"] = [tool_call(called, _tool_id(called.id, profile)) for called in message.tool_calls]
     if message.tool_call_id is not None:
-        body["tool_call_id"] = message.tool_call_id
+        body["tool_call_id"] = _tool_id(message.tool_call_id, profile)
     if message.refusal is not None:
         body["refusal"] = message.refusal
     return body
 
 
-def tool_call(called: ToolCall) -> dict[str, Any]:
-    """A complete tool call, as histories and answers write it."""
+def _tool_id(identifier: str, profile: Profile) -> str:
+    """The id a server takes; one that some other model made may be of a form it refuses."""
+    if not profile.short_tool_ids or _SHORT_ID.fullmatch(identifier):
+        return identifier
+    number = int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest(), "big")
+    digits = []
+    for _ in range(9):
+        number, digit = divmod(number, len(_DIGITS))
+        digits.append(_DIGITS[digit])
+    return "".join(digits)
+
+
+def tool_call(called: ToolCall, identifier: str | None = None) -> dict[str, Any]:
+    """A complete tool call, as histories and answers write it; `identifier` takes the place of its own id."""
+    identifier = called.id if identifier is None else identifier
     if called.kind == "custom":
-        return {"id": called.id, "type": "custom", "custom": {"name": called.name, "input": called.arguments}}
-    return {"id": called.id, "type": "function", "function": {"name": called.name, "arguments": called.arguments}}
+        return {"id": identifier, "type": "custom", "custom": {"name": called.name, "input": called.arguments}}
+    return {"id": identifier, "type": "function", "function": {"name": called.name, "arguments": called.arguments}}
 
 
-def _part(part: Part) -> Any:
+def _part(part: Part, profile: Profile) -> Any:
     match part:
+        case TextPart():
+            written: dict[str, Any] | Part = part if part.cache is None else {"type": "text", "text": part.text}
         case ImagePart():
             image = {"url": part.url} if part.detail is None else {"url": part.url, "detail": part.detail}
-            return {"type": "image_url", "image_url": image}
+            written = {"type": "image_url", "image_url": image}
         case AudioPart():
             return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
         case FilePart():
             fields = {"file_data": part.data, "file_id": part.file_id, "filename": part.filename}
-            return {"type": "file", "file": {name: value for name, value in fields.items() if value is not None}}
+            written = {"type": "file", "file": {name: value for name, value in fields.items() if value is not None}}
         case _:
-            return part  # text and refusal are written alike in core
+            return part  # a refusal is written alike in core
+    if part.cache is not None and profile.cache_marks and isinstance(written, dict):
+        written["cache_control"] = {"type": "ephemeral"} if part.cache == "5m" else {"type": "ephemeral", "ttl": part.cache}
+    return written
 
 
 def _response_format(wanted: ResponseFormat) -> dict[str, Any]:

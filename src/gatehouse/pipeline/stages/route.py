@@ -15,6 +15,15 @@ from gatehouse.pipeline.exchange import Exchange
 
 _PARTS: Final = {ImagePart: Capability.IMAGES, AudioPart: Capability.AUDIO, FilePart: Capability.FILES}
 
+_FIELDS: Final = (
+    ("logprobs", Capability.LOGPROBS),
+    ("logit_bias", Capability.LOGIT_BIAS),
+    ("top_k", Capability.TOP_K),
+    ("frequency_penalty", Capability.PENALTIES),
+    ("presence_penalty", Capability.PENALTIES),
+)
+"""Fields that ask for something unless they are None, zero, false or empty."""
+
 
 class RouteTable:
     """Plans by name; replaced as a whole when the configuration changes, so a running call keeps the plan it began with."""
@@ -83,22 +92,31 @@ class Route:
 def needed(call: Call) -> frozenset[Capability]:
     """What a target must be able to do for this call; streaming is not in it, since a whole answer can be replayed as a stream."""
     needs: set[Capability] = set()
+    if call.operation != "chat":
+        needs.add(Capability.EMBEDDINGS if call.operation == "embedding" else Capability.COMPLETIONS)
     for message in call.messages:
         if type(message.content) is tuple:
             needs.update(_PARTS[type(part)] for part in message.content if type(part) in _PARTS)
     if call.tools or call.tool_choice is not None:
-        needs.add(Capability.TOOLS)
+        needs.update(_needed_tools(call))
     if call.response_format is not None and call.response_format.kind != "text":
         needs.add(Capability.JSON_SCHEMA if call.response_format.kind == "json_schema" else Capability.JSON_OBJECT)
     if call.n > 1:
         needs.add(Capability.CHOICES)
-    if call.logprobs:
-        needs.add(Capability.LOGPROBS)
+    if call.logprobs or call.logit_bias or call.top_k or call.frequency_penalty or call.presence_penalty:
+        needs.update([capability for field, capability in _FIELDS if getattr(call, field)])
     if call.seed is not None:
         needs.add(Capability.SEED)
-    if call.logit_bias:
-        needs.add(Capability.LOGIT_BIAS)
     return frozenset(needs)
+
+
+def _needed_tools(call: Call) -> set[Capability]:
+    needs = {Capability.TOOLS}
+    if call.tool_choice is not None and call.tool_choice.mode == "required":
+        needs.add(Capability.TOOL_CHOICE)
+    if call.parallel_tool_calls is False:
+        needs.add(Capability.SINGLE_TOOL)
+    return needs
 
 
 def _all_priced(plan: Plan) -> bool:
