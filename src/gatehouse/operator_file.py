@@ -159,9 +159,24 @@ def _model_problems(path: str, model: ModelSettings, providers: set[str], models
     for field in model.extra_fields:
         if field in FORBIDDEN_FIELDS:
             yield f"{path}.extra_fields", f"model {model.name!r}: {field!r} picks a network target, code or template and is never passed on"
+    yield from _reliability_problems(path, model)
     for number, target in enumerate(model.targets):
         if problem := _target_problem(target, providers):
             yield f"{path}.targets[{number}]", f"model {model.name!r}: {problem}"
+
+
+def _reliability_problems(path: str, model: ModelSettings) -> Iterator[tuple[str, str]]:
+    hedge, ladder = model.hedge, model.ladder
+    if hedge is not None and hedge.after is None and hedge.quantile is None:
+        yield f"{path}.hedge", f"model {model.name!r}: hedge needs after (seconds) or quantile (0.95)"
+    if hedge is not None and len(model.targets) < 2:
+        yield f"{path}.hedge", f"model {model.name!r}: hedge asks a second target, and there is only one"
+    if model.session_header and model.policy != "session":
+        yield f"{path}.session_header", f"model {model.name!r}: session_header belongs to policy session"
+    if ladder is not None and ladder.stale and model.cache is None:
+        yield f"{path}.ladder", f"model {model.name!r}: ladder.stale needs cache, which keeps the answers"
+    if ladder is not None and not ladder.stale and not ladder.text:
+        yield f"{path}.ladder", f"model {model.name!r}: ladder needs stale or text"
 
 
 def _target_problem(target: TargetSettings, providers: set[str]) -> str:

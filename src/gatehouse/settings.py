@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from gatehouse.core.attribution import TAG_NAME
 from gatehouse.core.identity import Role
-from gatehouse.core.plans import Capability
+from gatehouse.core.plans import Capability, Policy
 from gatehouse.core.secrets import Secret
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$", description="letters, digits and . _ : / @ + -")]
@@ -120,6 +120,15 @@ ProviderKind = Literal[
 ServerProfile = Literal["vllm", "sglang", "ollama", "tgi", "llama-server"]
 
 
+class HealthSettings(_Tree, frozen=True):
+    """Whether a provider is well, asked beside the calls."""
+
+    interval: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    """Seconds between two questions of a worker; 0 asks none: calls alone tell."""
+    failures: Positive = 2
+    """Questions in a row that must go wrong before its targets are left alone."""
+
+
 class ProviderSettings(_Tree, frozen=True):
     """A remote place that serves models, and how to reach it."""
 
@@ -152,6 +161,31 @@ class ProviderSettings(_Tree, frozen=True):
     """Calls of a worker that may wait for a connection."""
     headers: dict[str, Secret] = {}
     """Fixed headers to send along."""
+    health: HealthSettings = HealthSettings()
+    """Health checks."""
+
+
+class BreakerSettings(_Tree, frozen=True):
+    """When a target is left alone after failures, and for how long."""
+
+    enabled: bool = True
+    """Off, the target is asked whatever it does."""
+    failures: Positive = 5
+    """Failures in a row after which it is left alone; a share of the calls counts from so many on too."""
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """The share of the calls within `window` that may fail."""
+    window: Seconds = 10.0
+    """Seconds over which that share is taken."""
+    open: Seconds = 1.0
+    """Seconds it is left alone the first time; twice as long each further time, a fifth more or less by chance."""
+    longest: Seconds = 8.0
+    """The most that becomes."""
+    probes: Positive = 1
+    """Calls of a worker that may try it at a time afterwards."""
+    rest: Seconds = 60.0
+    """The longest Retry-After that is honoured."""
+    quarantine: Seconds = 300.0
+    """Seconds it is not asked when it refused our credentials (401, 403); a reload ends that."""
 
 
 class TargetSettings(_Tree, frozen=True):
@@ -181,6 +215,8 @@ class TargetSettings(_Tree, frozen=True):
     """How long it may take."""
     slots: Positive | None = None
     """Engine only: how many calls it decodes at once."""
+    breaker: BreakerSettings = BreakerSettings()
+    """When it is left alone."""
 
 
 class CacheSettings(_Tree, frozen=True):
@@ -205,6 +241,26 @@ class GuardSettings(_Tree, frozen=True):
     """Content types the rules cannot read."""
 
 
+class HedgeSettings(_Tree, frozen=True):
+    """Ask a second target when the first takes long to begin; the first to begin wins, what the other read is paid too."""
+
+    after: Seconds | None = None
+    """Seconds without a first event."""
+    quantile: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    """As long as this share of recent calls did not need (0.95); with `after`, whichever is longer."""
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.05
+    """The share of the calls that may be hedged at most."""
+
+
+class LadderSettings(_Tree, frozen=True):
+    """What answers when neither a target nor a fallback does."""
+
+    stale: Annotated[float, Meta(ge=0, le=31_536_000)] = 0.0
+    """Seconds for which an answer of the cache may be used beyond its time; needs `cache`."""
+    text: Annotated[str, Meta(max_length=20_000)] = ""
+    """Words to answer with in the end; empty is an error instead."""
+
+
 class ModelSettings(_Tree, frozen=True):
     """A name that callers ask for."""
 
@@ -216,6 +272,18 @@ class ModelSettings(_Tree, frozen=True):
     """Other names for the same model: records, budgets and metrics know it by its own name."""
     fallbacks: list[Name] = []
     """Models whose targets are tried, in order, when these fail before the first byte."""
+    policy: Policy = "weighted"
+    """Which target is asked: weighted (chance, by weight), least_work (fewest tokens before it, of two drawn), latency (soonest first
+    event, of two drawn), cost (cheapest for the call), session (one target for a session), prefix (one target for prompts that begin
+    alike, bounded to 1.25 of its share)."""
+    session_header: Annotated[str, Meta(pattern=r"^[a-z0-9-]{0,64}$")] = ""
+    """Policy session: the request header, in lower case, that names the session; without it `user`, or else the key."""
+    retries: Annotated[int, Meta(ge=0, le=3)] = 0
+    """How often a target that failed is asked once more when there is no other, inside the retry budget (a tenth of the calls)."""
+    hedge: HedgeSettings | None = None
+    """Off unless given."""
+    ladder: LadderSettings | None = None
+    """What answers when no target does."""
     extra_fields: list[str] = []
     """Request fields beyond the known ones that are passed on."""
     max_output_tokens: Positive = 4096

@@ -18,8 +18,9 @@ from gatehouse.core.plans import Capability, Deadlines, Plan, Target
 from gatehouse.core.ports import Attempt, Model
 from gatehouse.core.usage import Price, Usage
 from gatehouse.pipeline.exchange import Exchange, Head
+from gatehouse.pipeline.prompts import MEDIA_TOKENS, prompt_tokens
 from gatehouse.pipeline.runner import Runner
-from gatehouse.pipeline.stages.dispatch import MAX_ATTEMPTS, MEDIA_TOKENS, Dispatch, prompt_tokens
+from gatehouse.pipeline.stages.dispatch import MAX_ATTEMPTS, Dispatch
 from gatehouse.testing.fakes import FakeClock, FakeModel, FakeRng, FakeTally, settle_loop
 
 PRICE = Price(
@@ -68,6 +69,9 @@ class FakeBooks:
     def attempt_failed(self, x: Exchange, error: GatehouseError) -> None:
         x.opened = False
         self.log.append(f"failed {error.code}")
+
+    def overtaken(self, x: Exchange, attempt: int, target: Target, usage: Usage, charge: int) -> None:
+        self.log.append(f"overtaken {target.id} {usage.total} {charge}")
 
 
 class Answering:

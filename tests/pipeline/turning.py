@@ -14,6 +14,7 @@ from gatehouse.core.identity import Principal, Role
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Deadlines, Plan, Target
 from gatehouse.core.ports import Attempt, Clock, Model
+from gatehouse.core.usage import Usage
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.dispatch import Dispatch
@@ -89,6 +90,9 @@ class Silent:
 
     def attempt_failed(self, x: Exchange, error: GatehouseError) -> None:
         x.opened = False
+
+    def overtaken(self, x: Exchange, attempt: int, target: Target, usage: Usage, charge: int) -> None:
+        """Nothing is hedged."""
 
 
 @dataclass(slots=True)

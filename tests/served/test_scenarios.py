@@ -39,11 +39,16 @@ providers:
   - {{name: nowhere, kind: openai-compatible, base_url: "https://no-such-host.invalid/v1"}}
 models:
   - name: assistant
-    targets: [{{provider: lab, model: fake, price: {{input: "1", output: "1"}}, deadlines: {{first_byte: 1, idle: 1, total: 30}}}}]
+    targets:
+      - provider: lab
+        model: fake
+        price: {{input: "1", output: "1"}}
+        deadlines: {{first_byte: 1, idle: 1, total: 30}}
+        breaker: {{enabled: false}}  # each scenario by itself: what many in a row do is in test_dispatch_scenarios.py
   - name: small
     targets: [{{provider: lab, model: fake, context_window: 60, price: {{input: "1", output: "1"}}}}]
   - name: careful
-    targets: [{{provider: lab, model: fake, price: {{input: "1", output: "1"}}, deadlines: {{first_byte: 1}}}}]
+    targets: [{{provider: lab, model: fake, price: {{input: "1", output: "1"}}, deadlines: {{first_byte: 1}}, breaker: {{enabled: false}}}}]
     fallbacks: [spare]
   - name: spare
     targets: [{{provider: spare, model: fake, price: {{input: "1", output: "1"}}}}]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from gatehouse.adapters.engines.client import EngineModel
 from gatehouse.adapters.guards.secrets import SecretScanner
@@ -24,14 +25,17 @@ from gatehouse.core.attribution import AttributionPolicy
 from gatehouse.core.calls import Call
 from gatehouse.core.identity import Principal
 from gatehouse.core.keys import KeyChecker
-from gatehouse.core.plans import Plan
+from gatehouse.core.plans import Plan, Target
 from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, Slotted, TokenCounter
 from gatehouse.core.responses import Ended, Owner, ResponseStore
+from gatehouse.core.targets import TargetState
 from gatehouse.pipeline.attributing import Attributor
 from gatehouse.pipeline.bookkeeping import Bookkeeper, Commitments
+from gatehouse.pipeline.health_checks import Check, HealthChecks
 from gatehouse.pipeline.key_cache import Fetch, KeyCache
 from gatehouse.pipeline.lease_book import LeaseBook
 from gatehouse.pipeline.order import ORDER, in_order
+from gatehouse.pipeline.reliability import Reliability
 from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.authorise import Authorise
 from gatehouse.pipeline.stages.cache import Cache
@@ -42,6 +46,8 @@ from gatehouse.pipeline.stages.limit import Limit
 from gatehouse.pipeline.stages.read import Read
 from gatehouse.pipeline.stages.record import Record
 from gatehouse.pipeline.stages.route import Route, RouteTable
+from gatehouse.pipeline.target_health import TargetHealth, reachable
+from gatehouse.pipeline.target_loads import TargetLoads
 from gatehouse.pipeline.turns import Cancel, KeepPolicy, Turns
 from gatehouse.pipeline.turnstile import Turnstile
 from gatehouse.processes.protocol import Configure
@@ -123,6 +129,8 @@ class CallPath:
         self._spawn = spawn
         self._journal = journal
         self._environment = read_environment()
+        self._targets: tuple[Target, ...] = ()
+        """Everything that may be asked."""
         self._policy = ""
         """Configuration and rule pack that decide now; in every record."""
         self._threads = ThreadPoolExecutor(1, "offload")
@@ -139,6 +147,13 @@ class CallPath:
         self._attributor = attributor = Attributor(message.keys.end_user, scanner)
         commitments = Commitments(message.keys.commitment)
         books = Bookkeeper(journal, clock, self.tally, commitments, lambda: self._policy, names, self.offload, attributor)
+        limit = Limit(self._book, clock, self._models.count_input)
+        cache = Cache(MemoryCache(clock, settings.cache.max_bytes))
+        self.health = TargetHealth(clock, rng, self.tally)
+        self.loads = TargetLoads(clock)
+        self._checks = HealthChecks(self._models.by_provider, self.health, clock, rng, spawn)
+        reliability = Reliability(self.health, self.loads, cache.stale, spawn, limit.hold_again)
+        turnstile = Turnstile(self._models.slotted, clock, self.tally)
         self.runner = Runner(
             in_order(
                 Record(books, self.tally, names),
@@ -146,10 +161,10 @@ class CallPath:
                 self._read,
                 Authorise(self.table.canonical),
                 Route(self.table),
-                Limit(self._book, clock, self._models.count_input),
+                limit,
                 Guard(scanner, clock, flag_only=scanner.flag_only),
-                Cache(MemoryCache(clock, settings.cache.max_bytes)),
-                Dispatch(self._models.by_provider, books, clock, rng, self.tally, Turnstile(self._models.slotted, clock, self.tally)),
+                cache,
+                Dispatch(self._models.by_provider, books, clock, rng, self.tally, turnstile, reliability),
             ),
             clock,
         )
@@ -180,6 +195,22 @@ class CallPath:
     def tick(self) -> None:
         """Once a second: give back what lies idle."""
         self._book.tick()
+        self.health.tick()
+
+    def target_states(self) -> tuple[TargetState, ...]:
+        """What this process has to say of its targets: those with something against them, and those whose work is counted."""
+        states = self.health.states()
+        for name, load in self.loads.states().items():
+            known = states.get(name)
+            states[name] = load if known is None else replace(known, running=load.running, work=load.work, first_event=load.first_event)
+        return tuple(states.values())
+
+    def heard(self, origin: str, states: tuple[TargetState, ...], *, everything: bool) -> None:
+        """Another process tells of its targets: `everything` that it has there now, or else what has just changed."""
+        if everything:
+            self.loads.heard(origin, states)
+        else:
+            self.health.heard(states, self._targets)
 
     def shut(self) -> None:
         """No call runs any more: give back everything that is held."""
@@ -187,6 +218,7 @@ class CallPath:
 
     async def close(self) -> None:
         """Disconnect, and let go of the journal: from here on it counts as that of a dead process."""
+        self._checks.stop()
         for model in self._models.by_provider.values():
             await model.close()
         await self._spawn.close()
@@ -203,6 +235,15 @@ class CallPath:
         left = self._models.replace(wanted)
         self.table.replace(message.plans)
         self._attributor.configure(AttributionPolicy(frozenset(settings.tags.allow), settings.attribution.user))
+        self._targets = reachable(message.plans)
+        self.health.forgive()
+        intervals = {provider.name: provider.health for provider in settings.providers if provider.health.interval}
+        self._checks.want(
+            {
+                name: Check(said.interval, said.failures, tuple(target for target in self._targets if target.provider == name))
+                for name, said in intervals.items()
+            }
+        )
         self.settings = settings
         self._policy = f"{message.version}/{self._pack}"
         return left

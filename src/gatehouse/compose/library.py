@@ -29,7 +29,8 @@ from gatehouse.core.events import Answer
 from gatehouse.core.identity import Permission, Principal, Role
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.ledger import UsageRow
-from gatehouse.core.ports import Clock, Rng
+from gatehouse.core.ports import Clock, Rng, Spawn
+from gatehouse.core.targets import TargetState
 from gatehouse.core.usage import Usage
 from gatehouse.dialects.openai import OpenAIDialect
 from gatehouse.operator_file import check
@@ -142,6 +143,7 @@ class Gatehouse:
         credential, checker = _operator(message.keys.pepper, rng) if key is None else (key.encode(), parts.checker)
         office = LocalOffice(parts.office, incarnation)
         path = CallPath(message, Behind(office, parts.directory.find), checker, journal, clock, rng, TaskSpawner())
+        path.health.news = _Alarm(parts, spawn)
         stack.push_async_callback(path.close)
         stack.callback(path.shut)
         calls = TaskSpawner()
@@ -250,6 +252,20 @@ class Gatehouse:
             if not journal.in_place:
                 logger.critical("the journal of this process is gone from the disk: calls could not be recorded and are refused")
                 self._shut = "its journal is gone from the disk"
+
+
+class _Alarm:
+    """There is nobody else to tell of targets; what a security officer has to know goes to the audit log. Implements `TargetNews`."""
+
+    def __init__(self, parts: StewardParts, spawn: Spawn) -> None:
+        self._parts = parts
+        self._spawn = spawn
+
+    def tell(self, states: tuple[TargetState, ...]) -> None:
+        """See `TargetNews`."""
+        for state in states:
+            if state.condition == "quarantined":
+                self._spawn(self._parts.target_alarm(state), name="target-alarm")
 
 
 class _Body:

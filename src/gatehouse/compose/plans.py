@@ -8,7 +8,7 @@ import msgspec
 
 from gatehouse.compose.providers import capabilities as default_capabilities
 from gatehouse.core.money import parse_usd
-from gatehouse.core.plans import CachePolicy, Capability, Deadlines, GuardPolicy, Plan, Target
+from gatehouse.core.plans import Breaker, CachePolicy, Capability, Deadlines, GuardPolicy, Hedge, Ladder, Plan, Target
 from gatehouse.core.usage import Price
 from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings
 
@@ -72,7 +72,7 @@ def _plan(model: ModelSettings, targets: dict[str, tuple[Target, ...]], models: 
     plan = Plan(
         model=model.name,
         targets=targets[model.name],
-        fallbacks=tuple(targets[name] for name in order),
+        fallbacks=tuple(_as_fallbacks(models[name], targets[name]) for name in order),
         extra_fields=frozenset(model.extra_fields),
         max_output_tokens=model.max_output_tokens,
         cache=CachePolicy(model.cache.scope, model.cache.ttl) if model.cache else None,
@@ -83,13 +83,27 @@ def _plan(model: ModelSettings, targets: dict[str, tuple[Target, ...]], models: 
             unscannable={str(kind): verdict for kind, verdict in model.guard.unscannable.items()},
         ),
         strict_audit=model.strict_audit,
+        policy=model.policy,
+        session_header=model.session_header,
+        retries=model.retries,
+        hedge=None if model.hedge is None else Hedge(model.hedge.after, model.hedge.quantile, model.hedge.share),
+        ladder=None if model.ladder is None else Ladder(model.ladder.stale, model.ladder.text),
     )
     digest = hashlib.blake2b(msgspec.msgpack.encode(plan, order="sorted"), digest_size=16).digest()
     return msgspec.structs.replace(plan, digest=digest, aliases=tuple(model.aliases))
 
 
+def _as_fallbacks(model: ModelSettings, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    """What they are on the ladder of a model that falls back to them: engines are embedded, everything else is another model."""
+    return tuple(
+        msgspec.structs.replace(target, rung="model" if said.engine is None else "embedded")
+        for said, target in zip(model.targets, targets, strict=True)
+    )
+
+
 def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Target:
     deadlines = Deadlines(**{field: getattr(target.deadlines, field) for field in target.deadlines.__struct_fields__})
+    breaker = Breaker(**{field: getattr(target.breaker, field) for field in target.breaker.__struct_fields__})
     if target.engine is not None:
         assert target.path is not None
         return Target(
@@ -103,6 +117,7 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
             capabilities=frozenset(target.capabilities) if target.capabilities is not None else LLAMACPP_CAPABILITIES,
             region=target.region,
             deadlines=deadlines,
+            breaker=breaker,
         )
     assert target.provider is not None
     assert target.model is not None
@@ -128,6 +143,7 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
         capabilities=frozenset(target.capabilities) if target.capabilities is not None else default_capabilities(provider),
         region=target.region,
         deadlines=deadlines,
+        breaker=breaker,
     )
 
 

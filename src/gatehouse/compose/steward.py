@@ -43,6 +43,7 @@ from gatehouse.core.errors import Unavailable
 from gatehouse.core.identity import KeyRecord, Principal
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.secrets import Secret
+from gatehouse.core.targets import TargetState
 from gatehouse.operator_file import SettingsError
 from gatehouse.pipeline.stages.identify import identify
 from gatehouse.processes.engine_hosts import EngineHosts
@@ -186,6 +187,7 @@ class StewardParts:
                 register=books.register,
                 responses=self.responses,
                 sweep=self.responses.sweep,
+                target_alarm=self.target_alarm,
             )
         )
         await self._first_start(database, data_dir / KEY_FILE)
@@ -253,6 +255,12 @@ class StewardParts:
         logger.error("the configuration was not reloaded, the old one stays: %s", reason)
         self.steward.problems["configuration"] = reason[:500]
         await self._audit("config.reload", "refused", {"before": self.steward.version, "reason": reason})
+
+    async def target_alarm(self, state: TargetState) -> None:
+        """A target refuses our credentials: in the audit log, where somebody looks who can mend it."""
+        detail = {"reason": state.reason, "left_alone_seconds": f"{state.seconds:.0f}"}
+        event = AuditEvent(self._clock.now(), "system", "target.quarantined", "system", "default", state.target, "refused", detail)
+        await self.log.record((event,))
 
     async def _audit(self, action: str, outcome: str, detail: dict[str, str]) -> None:
         event = AuditEvent(self._clock.now(), "system", action, "system", "default", "configuration", outcome, detail)

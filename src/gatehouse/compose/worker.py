@@ -14,9 +14,10 @@ from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
 from gatehouse.compose.call_path import Behind, CallPath
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.responses import Ended, Owner
+from gatehouse.core.targets import TargetState
 from gatehouse.dialects.openai import OpenAIDialect
 from gatehouse.dialects.openai.responses import ResponsesDialect
-from gatehouse.processes.protocol import Configure
+from gatehouse.processes.protocol import Configure, TargetsTold
 from gatehouse.processes.steward_client import StewardClient
 from gatehouse.processes.worker import Worker
 from gatehouse.settings import Settings
@@ -41,6 +42,7 @@ class WorkerPlane:
         self._path = path = CallPath(
             message, Behind(client, client.fetch_key, client, client.cancel_response), checker, journal, clock, rng, spawn
         )
+        path.health.news = client
         self.runner = path.runner
         self._tls: Tls | None = None
         dialect = OpenAIDialect()
@@ -92,6 +94,14 @@ class WorkerPlane:
     def snapshot(self) -> bytes:
         """See `Plane`."""
         return self._path.tally.snapshot()
+
+    def target_states(self) -> tuple[TargetState, ...]:
+        """See `Plane`."""
+        return self._path.target_states()
+
+    def heard(self, told: TargetsTold) -> None:
+        """See `Plane`."""
+        self._path.heard(told.origin, told.states, everything=told.everything)
 
     async def drain(self, grace: float) -> None:
         """See `Plane`."""

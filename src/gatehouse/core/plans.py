@@ -44,6 +44,51 @@ class Deadlines(msgspec.Struct, frozen=True):
     total: float = 600.0
 
 
+class Breaker(msgspec.Struct, frozen=True):
+    """When a target is left alone, and for how long; times in seconds.
+
+    It is left alone after so many `failures` in a row, or when at least that many and at least `share` of what came within
+    `window` failed: first for `open`, twice as long each further time up to `longest`, each time a fifth more or less by chance.
+    Then `probes` calls at a time try it. Who says Retry-After is left alone for that long, at most `rest`; who refuses our
+    credentials for `quarantine`, or until the configuration is read again.
+    """
+
+    enabled: bool = True
+    failures: int = 5
+    share: float = 0.5
+    window: float = 10.0
+    open: float = 1.0
+    longest: float = 8.0
+    probes: int = 1
+    rest: float = 60.0
+    quarantine: float = 300.0
+
+
+class Hedge(msgspec.Struct, frozen=True):
+    """Ask a second target when the first has not begun: `after` so many seconds, or when it takes longer than the `quantile` of
+    recent calls did. At most `share` of the calls are hedged."""
+
+    after: float | None = None
+    quantile: float | None = None
+    share: float = 0.05
+
+
+class Ladder(msgspec.Struct, frozen=True):
+    """What answers when no target does: an earlier answer to the same call that expired at most `stale` seconds ago, then `text`."""
+
+    stale: float = 0.0
+    text: str = ""
+
+
+Policy = Literal["weighted", "least_work", "latency", "cost", "session", "prefix"]
+"""How one of several equal targets is picked: by chance and weight; the one with fewer tokens of work before it, of two drawn; the
+one that begins sooner, of two drawn; the cheapest; always the same for a session; the same for prompts that begin alike."""
+
+Rung = Literal["target", "model", "embedded", "stale", "text"]
+"""Who answered: a target of the model asked for, of a model it falls back to, an embedded model it falls back to, the cache after
+its time, or words that the operator wrote."""
+
+
 class Target(msgspec.Struct, frozen=True):
     """One place that can answer. `id` is "<provider>/<model>" and a label of metrics; `price` None means unknown."""
 
@@ -58,6 +103,9 @@ class Target(msgspec.Struct, frozen=True):
     region: str | None = None
     version: str = ""
     deadlines: Deadlines = Deadlines()
+    breaker: Breaker = Breaker()
+    rung: Rung = "target"
+    """What its plan has it for; other than "target" in fallbacks."""
 
 
 class CachePolicy(msgspec.Struct, frozen=True):
@@ -94,6 +142,13 @@ class Plan(msgspec.Struct, frozen=True):
     guard: GuardPolicy = GuardPolicy()
     strict_audit: bool = False
     """Wait until the opened record is on disk before a target is asked."""
+    policy: Policy = "weighted"
+    session_header: str = ""
+    """Policy session: the request header (lower case) that names the session; without it the caller's `user`, or else the key."""
+    retries: int = 0
+    """How often targets that failed are asked once more when there is no other, inside the retry budget."""
+    hedge: Hedge | None = None
+    ladder: Ladder | None = None
     digest: bytes = b""
     """Changes whenever anything above changes; part of the cache key."""
     aliases: tuple[str, ...] = ()

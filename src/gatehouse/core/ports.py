@@ -224,8 +224,11 @@ class AnswerCache(Protocol):
     def get(self, key: bytes) -> Answer | None:
         """The answer, unless it has expired or was evicted."""
 
-    def put(self, key: bytes, answer: Answer, ttl: float) -> None:
-        """Keep it for `ttl` seconds or until space is needed; a too large answer is not kept."""
+    def get_stale(self, key: bytes) -> Answer | None:
+        """The answer though its time may be over, as long as it is kept."""
+
+    def put(self, key: bytes, answer: Answer, ttl: float, stale: float = 0.0) -> None:
+        """Keep it for `ttl` seconds, and for `stale` more for who asks for that, or until space is needed; a too large one is not kept."""
 
 
 class Tally(Protocol):

@@ -40,6 +40,11 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.input_total + self.output_total
 
 
+def added(one: Usage, other: Usage, sign: int = 1) -> Usage:
+    """Bucket by bucket; `sign` -1 takes `other` away."""
+    return Usage(*[a + sign * b for a, b in zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True)])
+
+
 class Price(msgspec.Struct, frozen=True, omit_defaults=True):
     """Units of 10^-10 USD per million tokens, one figure a bucket; frozen under `snapshot`, the id written to each ledger row."""
 

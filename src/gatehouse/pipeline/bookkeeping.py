@@ -22,11 +22,12 @@ import msgspec
 from gatehouse.core.attribution import Attribution
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
-from gatehouse.core.money import ZERO
+from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Target
 from gatehouse.core.ports import Clock, Journal, Tally
 from gatehouse.core.records import Closed, Opened, Record, StageTime
+from gatehouse.core.usage import Usage, added
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange
 
 Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
@@ -38,6 +39,8 @@ logger = logging.getLogger("gatehouse.pipeline")
 
 HOUSE: Final = "default"
 """The tenant in whose books a caller stands whom nobody identified."""
+OVERTAKEN: Final = "overtaken"
+"""The error code in the row of an attempt that was stopped because another began first."""
 LARGE_CHARACTERS: Final = 200_000
 """A call with more text than this is committed to in a thread: hashing it takes a good part of a millisecond."""
 MOST_WAITING: Final = 10_000
@@ -150,6 +153,7 @@ class Bookkeeper:
             )
         )
         x.attempts += 1
+        x.attempt = x.attempts
         x.target = target
         x.opened = True
 
@@ -165,11 +169,31 @@ class Bookkeeper:
         """
         if x.opened:
             x.opened = False
-            self._keep(x, error, attempt=x.attempts, final=False)
+            self._keep(x, error, attempt=x.attempt, final=False)
+
+    def overtaken(self, x: Exchange, attempt: int, target: Target, usage: Usage, charge: Money) -> None:
+        """Another attempt of the call began first, and this one was stopped: it is booked with what it has used."""
+        ended = self._monotonic()
+        try:
+            record = msgspec.structs.replace(
+                self._failed(x, None, attempt, ended),
+                target=target.id,
+                target_model=target.model,
+                price="" if target.price is None else target.price.snapshot,
+                error=OVERTAKEN,
+                usage=usage,
+                charge=charge,
+                flags=("estimated_usage",) if usage is not NO_USAGE else (),
+            )
+        except Exception:
+            self._tally.count("gatehouse_journal_errors_total")
+            logger.exception("call %s: its record cannot be made", x.request_id)
+            return
+        self._write(record)
 
     def closed(self, x: Exchange) -> float:
         """The call has ended; returns the seconds it took. Never raises: what cannot be written waits and is counted."""
-        attempt = x.attempts if x.opened else 0
+        attempt = x.attempt if x.opened else 0
         x.opened = False
         return self._keep(x, x.error, attempt=attempt, final=True)
 
@@ -182,13 +206,16 @@ class Bookkeeper:
             self._tally.count("gatehouse_journal_errors_total")
             logger.exception("call %s: its record cannot be made", x.request_id)
             return took
+        self._write(record)
+        return took
+
+    def _write(self, record: Record) -> None:
         try:
             if self._waiting:
                 self._catch_up()
             self._append(record)
         except Exception as problem:
             self._wait(record, problem)
-        return took
 
     def _failed(self, x: Exchange, error: GatehouseError | None, attempt: int, ended: float) -> Closed:
         record = self._record(x, error, attempt, ended)
@@ -217,8 +244,8 @@ class Bookkeeper:
             "" if price is None else price.snapshot,
             (x.outcome or Outcome.FAILED).value,
             "" if error is None else error.code,
-            x.usage,
-            x.charge,
+            x.usage if x.lost is None else added(x.usage, x.lost.usage, -1),
+            x.charge if x.lost is None else Money(x.charge - x.lost.charge),
             tuple([hold.meter for hold in x.money_holds]),
             x.cache,
             x.traffic,

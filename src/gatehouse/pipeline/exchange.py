@@ -33,11 +33,19 @@ class Head(msgspec.Struct, frozen=True):
         return f"Head({self.method} {self.path} from {self.peer})"
 
 
+class Lost(msgspec.Struct, frozen=True):
+    """What was used in vain."""
+
+    usage: Usage
+    charge: Money
+
+
 class Exchange:
     """One call from its first byte to its last. Created by whoever serves it; carried by the runner."""
 
     __slots__ = (
         "answer",
+        "attempt",
         "attempts",
         "attribution",
         "body",
@@ -54,6 +62,7 @@ class Exchange:
         "head",
         "headers",
         "holds",
+        "lost",
         "marks",
         "money_holds",
         "opened",
@@ -96,10 +105,14 @@ class Exchange:
         self.target: Target | None = None
         """The target that answers, or answered last."""
         self.attempts = 0
+        self.attempt = 0
+        """The number of the attempt that answers, or was made last."""
         self.opened = False
-        """An Opened record of attempt `attempts` stands in the journal and has no Closed yet."""
+        """An Opened record of attempt `attempt` stands in the journal and has no Closed yet."""
         self.usage = NO_USAGE
         self.charge: Money = ZERO
+        self.lost: Lost | None = None
+        """What attempts used that another overtook. It is in `usage` and `charge` and has rows of its own in the ledger."""
         self.cache = "bypass"
         self.flags: list[str] = []
         # how it ends

@@ -16,6 +16,7 @@ from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
 from gatehouse.core.responses import Ended, Kept, Owner
+from gatehouse.core.targets import TargetState
 
 logger = logging.getLogger("gatehouse.processes")
 
@@ -213,6 +214,15 @@ class ResponseEnded(Message, frozen=True, tag=23):
     ended: Ended | None
 
 
+class TargetsTold(Message, frozen=True, tag=30):
+    """worker -> steward, and on to the other workers: what a worker knows of its targets. `everything` is False for one change
+    as it happens, True for all that there is, once a second. `origin` names the worker; the steward fills it in."""
+
+    states: tuple[TargetState, ...]
+    everything: bool = True
+    origin: str = ""
+
+
 AnyMessage = (
     Configure
     | Configured
@@ -238,6 +248,7 @@ AnyMessage = (
     | ResponseSaid
     | EndResponse
     | ResponseEnded
+    | TargetsTold
 )
 
 

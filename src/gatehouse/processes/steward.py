@@ -18,6 +18,7 @@ from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock, Rng, Spawn
 from gatehouse.core.responses import Ended, Owner, ResponseStore
+from gatehouse.core.targets import TargetState
 from gatehouse.processes.protocol import (
     Acquire,
     Acquired,
@@ -44,9 +45,11 @@ from gatehouse.processes.protocol import (
     ResponseEnded,
     Revoke,
     Serving,
+    TargetsTold,
 )
 from gatehouse.processes.response_desk import CANCEL_SECONDS, ResponseDesk
 from gatehouse.processes.supervisor import Child, Launch
+from gatehouse.processes.target_board import Send, TargetBoard
 
 logger = logging.getLogger("gatehouse.steward")
 
@@ -101,6 +104,8 @@ class Parts(msgspec.Struct, frozen=True):
     responses: ResponseStore
     sweep: Callable[[], Awaitable[object]]
     """Delete what has expired."""
+    target_alarm: Callable[[TargetState], Awaitable[None]]
+    """A target refuses our credentials: somebody has to know."""
 
 
 WorkerCommand = Callable[[str, int, int], Launch]
@@ -138,6 +143,7 @@ class Steward:
         """What a worker said that it ended, by the poll's number."""
         self._changed = asyncio.Event()
         self._draining = False
+        self._board = TargetBoard(clock, self._alarmed)
         self.problems: dict[str, str] = {}
         """What is degraded, by part; shown by /readyz."""
 
@@ -259,6 +265,7 @@ class Steward:
             seat.link.close()
             seat.link = None
         seat.serving = False
+        self._board.ended(incarnation, self._others(seat))
         if self._equipment is not None:
             self._equipment.metrics_ended(incarnation)
             self._equipment.office.incarnation_died(incarnation)
@@ -282,16 +289,10 @@ class Steward:
                     self._parts.take_metrics(seat.incarnation, snapshot)
             case Collected(number=number) | Recalled(number=number):
                 self._answered(seat, number)
-            case Serving():
-                seat.serving = True
-                self._notify()
-            case Configured(version=version, problem=problem):
-                if problem:
-                    self.problems[f"worker-{seat.index}"] = problem
-                else:
-                    self.problems.pop(f"worker-{seat.index}", None)
-                    seat.version = version
-                self._notify()
+            case TargetsTold():
+                self._board.take(seat.incarnation, message, self._others(seat))
+            case Serving() | Configured():
+                self._came_on(seat, link, message)
             case _:
                 self._receive_about_responses(seat, link, message)
 
@@ -306,6 +307,18 @@ class Steward:
                 self._answered(seat, number)
             case _:
                 logger.error("a worker sent what only the steward sends: %s", type(message).__name__)
+
+    def _came_on(self, seat: _Seat, link: Link, message: Serving | Configured) -> None:
+        match message:
+            case Serving():
+                seat.serving = True
+                self._board.welcome(link.send)
+            case Configured(problem="", version=version):
+                self.problems.pop(f"worker-{seat.index}", None)
+                seat.version = version
+            case Configured(problem=problem):
+                self.problems[f"worker-{seat.index}"] = problem
+        self._notify()
 
     async def _acquire(self, incarnation: str, link: Link, message: Acquire) -> None:
         try:
@@ -365,6 +378,16 @@ class Steward:
         """End the call that makes a response in whichever worker of this server it runs; None when there was none."""
         number = await self._poll(self._seats, lambda number: EndResponse(number, owner, response_id), CANCEL_SECONDS)
         return self._ended_responses.pop(number, None)
+
+    def targets(self) -> dict[str, tuple[TargetState, ...]]:
+        """What each worker last said of its targets."""
+        return self._board.now()
+
+    def _others(self, seat: _Seat) -> list[Send]:
+        return [other.link.send for other in self._seats if other is not seat and other.link is not None]
+
+    def _alarmed(self, state: TargetState) -> None:
+        self._spawn(self._try("audit", lambda: self._parts.target_alarm(state)), name="target-alarm")
 
     async def collect(self) -> None:
         """Return when every living worker has sent its counters, or after two seconds."""

@@ -10,6 +10,7 @@ from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.ports import Clock
 from gatehouse.core.responses import Ended, Kept, Owner
+from gatehouse.core.targets import TargetState
 from gatehouse.processes.protocol import (
     Acquire,
     Acquired,
@@ -37,6 +38,7 @@ from gatehouse.processes.protocol import (
     ResponseSaid,
     Revoke,
     Serving,
+    TargetsTold,
 )
 
 logger = logging.getLogger("gatehouse.processes")
@@ -45,7 +47,7 @@ ANSWER_SECONDS: Final = 5.0
 
 
 class StewardClient:
-    """Implements `LeaseOffice`, `ResponseStore` and the fetch of `KeyCache`. What the steward says of its own accord goes to `told`."""
+    """Implements `LeaseOffice`, `ResponseStore`, `TargetNews` and the fetch of `KeyCache`. What else the steward says goes to `told`."""
 
     def __init__(self, clock: Clock, told: Callable[[Message], None], lost: Callable[[], None]) -> None:
         self._clock = clock
@@ -111,6 +113,14 @@ class StewardClient:
         """Tell whether the call to be ended ran here."""
         self.link.send(ResponseEnded(number, ended))
 
+    def tell(self, states: tuple[TargetState, ...]) -> None:
+        """See `TargetNews`."""
+        self.link.send(TargetsTold(states, everything=False))
+
+    def targets(self, states: tuple[TargetState, ...]) -> None:
+        """Tell all that is known of targets."""
+        self.link.send(TargetsTold(states))
+
     def serving(self) -> None:
         """Tell that connections are accepted."""
         self.link.send(Serving())
@@ -163,7 +173,7 @@ class StewardClient:
                     self.give_back(
                         Unused(draw.meter.id, amount, granted.stamp) for draw, amount in zip(draws, granted.amounts, strict=True)
                     )
-            case Configure() | ForgetKey() | Collect() | Drain() | Revoke() | Recall() | EndResponse():
+            case Configure() | ForgetKey() | Collect() | Drain() | Revoke() | Recall() | EndResponse() | TargetsTold():
                 self._told(message)
             case _:
                 logger.error("the steward sent what only workers send: %s", type(message).__name__)

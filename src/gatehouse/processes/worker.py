@@ -14,8 +14,9 @@ from typing import Final, Protocol
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Clock, Spawn
 from gatehouse.core.responses import Ended, Owner
+from gatehouse.core.targets import TargetState
 from gatehouse.pipeline.runner import Runner
-from gatehouse.processes.protocol import Collect, Configure, Drain, EndResponse, ForgetKey, Message, Recall, Revoke
+from gatehouse.processes.protocol import Collect, Configure, Drain, EndResponse, ForgetKey, Message, Recall, Revoke, TargetsTold
 from gatehouse.processes.steward_client import StewardClient
 
 logger = logging.getLogger("gatehouse.worker")
@@ -51,6 +52,12 @@ class Plane(Protocol):
     def snapshot(self) -> bytes:
         """The counters so far."""
 
+    def target_states(self) -> tuple[TargetState, ...]:
+        """What this process knows of its targets."""
+
+    def heard(self, told: TargetsTold) -> None:
+        """Another worker tells what it knows."""
+
     async def drain(self, grace: float) -> None:
         """Stop accepting; let what runs finish; end the rest after `grace` seconds."""
 
@@ -74,6 +81,7 @@ class Worker:
         """None is the end."""
         self._listener: socket.socket | None = None
         self._draining = False
+        self._told_of_targets = False
 
     async def run(self, steward: socket.socket, listener: socket.socket) -> None:
         """Serve until told to stop."""
@@ -133,17 +141,18 @@ class Worker:
                     plane.forget_key(key_id)
             case Revoke(key_id=key_id):
                 if plane is not None:
-                    plane.forget_key(key_id)
-                    for x in tuple(plane.runner.running):
-                        if x.principal is not None and x.principal.key_id == key_id:
-                            x.end(Outcome.REVOKED)
+                    _revoke(plane, key_id)
             case Recall(number=number, meters=meters):
                 if plane is not None:
                     plane.recall(meters)
                 self._client.recalled(number)
             case EndResponse(number=number, owner=owner, response_id=response_id):
                 self._client.response_ended(number, None if plane is None else plane.end_response(owner, response_id))
+            case TargetsTold():
+                if plane is not None:
+                    plane.heard(message)
             case Collect(number=number):
+                self._tell_targets()
                 self._client.report(plane.snapshot() if plane is not None else b"", number)
             case _:
                 self._inbox.put_nowait(message)
@@ -163,6 +172,21 @@ class Worker:
                     self._draining = True
                     self._inbox.put_nowait(Drain(ORPHAN_GRACE))
                 self._client.report(self._plane.snapshot())
+                self._tell_targets()
+
+    def _tell_targets(self) -> None:
+        """Say what there is to say, and once more that there is nothing any more."""
+        states = self._plane.target_states() if self._plane is not None else ()
+        if states or self._told_of_targets:
+            self._client.targets(states)
+        self._told_of_targets = bool(states)
+
+
+def _revoke(plane: Plane, key_id: str) -> None:
+    plane.forget_key(key_id)
+    for x in tuple(plane.runner.running):
+        if x.principal is not None and x.principal.key_id == key_id:
+            x.end(Outcome.REVOKED)
 
 
 def _ignore() -> None:

@@ -66,6 +66,20 @@ class AnswerCacheContract:
         assert cache.get(b"key") is None
         assert cache.get(b"other") is None
 
+    def test_what_is_stale_is_there_for_who_asks_for_it(self) -> None:
+        """Beyond its ttl an answer is gone for `get` and there for `get_stale`, as long as was said and not a moment longer."""
+        clock = FakeClock()
+        cache = self.build(clock, 1 << 20)
+        cache.put(b"key", answer_of("yes"), 60, 100)
+        cache.put(b"other", answer_of("no"), 60)
+        assert cache.get_stale(b"key") == answer_of("yes")
+        clock.advance(60)
+        assert cache.get(b"key") is None
+        assert cache.get_stale(b"key") == answer_of("yes")
+        assert cache.get_stale(b"other") is None
+        clock.advance(100)
+        assert cache.get_stale(b"key") is None
+
     def test_an_answer_larger_than_the_cache_is_not_kept(self) -> None:
         """An oversized answer is refused without a word and evicts nobody; the entry it would have replaced is gone."""
         cache = self.build(FakeClock(), 100_000)

@@ -14,7 +14,7 @@ from gatehouse.core.events import Events
 from gatehouse.core.identity import Principal, Role
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Plan, Target
-from gatehouse.core.usage import Price
+from gatehouse.core.usage import Price, Usage
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.dispatch import Dispatch
@@ -48,6 +48,9 @@ class Books:
 
     def attempt_failed(self, x: Exchange, error: GatehouseError) -> None:
         raise AssertionError(error)
+
+    def overtaken(self, x: Exchange, attempt: int, target: Target, usage: Usage, charge: int) -> None:
+        """Nothing is hedged."""
 
 
 @pytest.fixture

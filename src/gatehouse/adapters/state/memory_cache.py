@@ -19,6 +19,8 @@ class _Entry(msgspec.Struct, frozen=True):
     answer: Answer
     size: int
     until: float
+    kept: float
+    """Until when it is there for who takes it though its time is over."""
 
 
 class MemoryCache:
@@ -47,21 +49,29 @@ class MemoryCache:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        if entry.until <= self._clock.monotonic():
-            self._drop(key)
+        now = self._clock.monotonic()
+        if entry.until <= now:
+            if entry.kept <= now:
+                self._drop(key)
             return None
         self._entries.move_to_end(key)
         return entry.answer
 
-    def put(self, key: bytes, answer: Answer, ttl: float) -> None:
-        """Keep it for `ttl` seconds or until space is needed; a too large answer is not kept, and what it replaces goes too."""
+    def get_stale(self, key: bytes) -> Answer | None:
+        """The answer though its time may be over, unless it is not kept any more."""
+        entry = self._entries.get(key)
+        return entry.answer if entry is not None and entry.kept > self._clock.monotonic() else None
+
+    def put(self, key: bytes, answer: Answer, ttl: float, stale: float = 0.0) -> None:
+        """See `AnswerCache`. What a too large answer replaces goes too."""
         self._drop(key)
         size = _size(answer)
         if size > self._largest or ttl <= 0:
             return
         while self._size + size > self._capacity:
             self._size -= self._entries.popitem(last=False)[1].size
-        self._entries[key] = _Entry(answer, size, self._clock.monotonic() + ttl)
+        until = self._clock.monotonic() + ttl
+        self._entries[key] = _Entry(answer, size, until, until + stale)
         self._size += size
 
     def _drop(self, key: bytes) -> None:

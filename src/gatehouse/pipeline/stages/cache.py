@@ -32,6 +32,10 @@ class _Miss(msgspec.Struct):
 
     key: bytes
     ttl: float
+    stale: float
+    """Seconds beyond `ttl` for which the ladder may use the answer."""
+    fresh: bool
+    """The caller wants none that is older."""
     answer: Answer | None = None
 
 
@@ -62,7 +66,8 @@ class Cache:
         if wishes is not None and b"no-store" in (asked := _directives(wishes)):
             return None
         key = self._key(call, plan, policy, principal)
-        if wishes is None or not asked & {b"no-cache", b"max-age=0"}:
+        fresh = wishes is not None and bool(asked & {b"no-cache", b"max-age=0"})
+        if not fresh:
             answer = self._answers.get(key)
             if answer is not None:
                 x.cache = "hit"
@@ -70,7 +75,7 @@ class Cache:
                 x.charge = ZERO
                 return _replay(answer)
         x.cache = "miss"
-        self._misses[x] = _Miss(key, policy.ttl)
+        self._misses[x] = _Miss(key, policy.ttl, 0.0 if plan.ladder is None else plan.ladder.stale, fresh)
         return None
 
     def watch(self, x: Exchange, events: Events) -> Events:
@@ -81,10 +86,15 @@ class Cache:
     def settle(self, x: Exchange) -> None:
         """Keep what was collected, if the call completed."""
         miss = self._misses.pop(x, None)
-        if miss is None or miss.answer is None or x.outcome is not Outcome.COMPLETED:
+        if miss is None or miss.answer is None or x.outcome is not Outcome.COMPLETED or x.cache != "miss":
             return
         if miss.answer.choices and all(choice.finish in _ENDED_WELL for choice in miss.answer.choices):
-            self._answers.put(miss.key, miss.answer, miss.ttl)
+            self._answers.put(miss.key, miss.answer, miss.ttl, miss.stale)
+
+    def stale(self, x: Exchange) -> Answer | None:
+        """The answer to this call whose time is over, if it is still kept and the caller would have it."""
+        miss = self._misses.get(x)
+        return None if miss is None or miss.fresh else self._answers.get_stale(miss.key)
 
     def _key(self, call: Call, plan: Plan, policy: CachePolicy, principal: Principal) -> bytes:
         """Everything that decides what the answer may be and who may see it. Streamed or not is the same answer."""

@@ -1,40 +1,57 @@
 """Dispatch asks a target, and another one when that fails before it has begun to answer; then it counts what comes.
 
-Targets of a group are tried in an order drawn by weight, then those of the fallback groups. After the first event nothing
-is retried: the error travels in the stream. Each attempt is in the journal before its bytes go upstream. A target with slots
-has a turnstile in front: a call that it turns away goes on to the next target, and has cost no attempt.
+Targets of a group are tried in the order of the model's policy, then those of the fallback groups; those that are left alone
+(`target_health`) are passed over. After the first event nothing is retried: the error travels in the stream. Each attempt is in
+the journal before its bytes go upstream. A target with slots has a turnstile in front: a call that it turns away goes on to the
+next target, and has cost no attempt. Further attempts come out of a budget (`retry_budget`).
+
+One healthy target is the plain way: it costs a look at a dictionary that is empty.
 
 What a call used is what its target says. Where it does not say, or the call ends before it could, the tokens so far are
 counted here: an answer that was cut off is paid for once, and an attempt that failed before it answered is not paid for.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Final, Protocol
 
 import msgspec
 
-from gatehouse.core.calls import Call, TextPart
+from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError, Unavailable, UpstreamFailed
 from gatehouse.core.events import Chunk, Event, Events
 from gatehouse.core.limits import Dimension
-from gatehouse.core.money import ZERO
+from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Capability, Deadlines, Plan, Target
 from gatehouse.core.ports import Clock, Model, Rng, Tally, TokenCounter
 from gatehouse.core.single import Single
-from gatehouse.core.usage import Usage
+from gatehouse.core.usage import Usage, added
+from gatehouse.pipeline.attempt import Attempt, Run
 from gatehouse.pipeline.deadlines import CallDeadlines
-from gatehouse.pipeline.exchange import Exchange
-from gatehouse.pipeline.turnstile import Ticket, Turnstile
+from gatehouse.pipeline.exchange import NO_USAGE, Exchange, Lost
+from gatehouse.pipeline.hedging import Hedging, race
+from gatehouse.pipeline.ladder import Rungs
+from gatehouse.pipeline.prompts import CHARACTERS_A_TOKEN, prompt_tokens
+from gatehouse.pipeline.reliability import Reliability
+from gatehouse.pipeline.retry_budget import RetryBudget
+from gatehouse.pipeline.selection import Selector
+from gatehouse.pipeline.target_health import CREDENTIALS, TargetHealth
+from gatehouse.pipeline.target_loads import TargetLoads
+from gatehouse.pipeline.turnstile import Turnstile
 
 MAX_ATTEMPTS: Final = 4
 RETRY_AFTER: Final = 1.0
 """Seconds a caller is told to wait when nobody said how long a target will be out."""
+PAUSE: Final = 0.1
+"""Seconds before the same target is tried again, more or less by half; twice as long each further time."""
+RETRIED: Final = frozenset({"upstream_unreachable", "upstream_timeout", "upstream_broken", "upstream_rejected", "upstream_invalid"})
+"""Failures after which the same target may do better."""
+MEASURED: Final = frozenset({"least_work", "latency", "cost", "prefix"})
+"""Policies that look at what targets are doing."""
+ATTEMPTS_HEADER: Final = "x-gatehouse-attempts"
+"""How many attempts there were, when there was more than one."""
 MOST_TOKENS: Final = 10_000_000
 """More tokens in or out of one choice than any model can take: such a count is not believed."""
-MEDIA_TOKENS: Final = 765
-"""What an image, a sound or a file is taken for when the target does not say: a large image in OpenAI's tiles."""
-CHARACTERS_A_TOKEN: Final = 4
 _STARTED: Final = Chunk()
 
 
@@ -53,45 +70,8 @@ class Books(Protocol):
     def attempt_failed(self, x: Exchange, error: GatehouseError) -> None:
         """Write that the attempt failed and that another follows."""
 
-
-class Attempt:
-    """What a model is told beside the call."""
-
-    __slots__ = ("deadlines", "request_id", "sent", "tenant", "ticket")
-
-    def __init__(self, request_id: str, tenant: str, deadlines: Deadlines, ticket: Ticket | None) -> None:
-        self.request_id = request_id
-        self.tenant = tenant
-        self.deadlines = deadlines
-        self.sent = False
-        self.ticket = ticket
-
-    def vacated(self) -> None:
-        """See `core.ports.Attempt`."""
-        if self.ticket is not None:
-            self.ticket.leave(done=True)
-
-
-class _Run:
-    """One call while Dispatch carries it."""
-
-    __slots__ = ("attempt", "begun", "characters", "counted", "model", "pieces", "seconds", "target", "ticket", "usage")
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.target: Target | None = None
-        self.model: Model | None = None
-        self.attempt: Attempt | None = None
-        self.ticket: Ticket | None = None
-        """Its place at the target's turnstile, where there is one."""
-        self.begun = False
-        self.counted = False
-        self.usage: Usage | None = None
-        """The target's last word."""
-        self.pieces = 0
-        """Pieces of content since then."""
-        self.characters = 0
-        """Characters in them."""
+    def overtaken(self, x: Exchange, attempt: int, target: Target, usage: Usage, charge: Money) -> None:
+        """Write that attempt number `attempt` was stopped because another began first, and what it used."""
 
 
 class Dispatch:
@@ -100,17 +80,35 @@ class Dispatch:
     name = "dispatch"
 
     def __init__(
-        self, models: Mapping[str, Model], books: Books, clock: Clock, rng: Rng, tally: Tally, turnstile: Turnstile | None = None
+        self,
+        models: Mapping[str, Model],
+        books: Books,
+        clock: Clock,
+        rng: Rng,
+        tally: Tally,
+        turnstile: Turnstile | None = None,
+        reliability: Reliability | None = None,
     ) -> None:
         self._models = models
         self._turnstile = turnstile or Turnstile({}, clock, tally)
         self._slotted = self._turnstile.models
-        self._books = books
+        self.books = books
         self._clock = clock
         self._rng = rng
         self._tally = tally
         self._deadlines = CallDeadlines(clock)
-        self._runs: dict[Exchange, _Run] = {}
+        self._runs: dict[Exchange, Run] = {}
+        parts = reliability or Reliability(TargetHealth(clock, rng, tally), TargetLoads(clock))
+        self.health = parts.health
+        self.loads = parts.loads
+        self._ailing = parts.health.ailing
+        self._rungs = Rungs(tally, parts.stale)
+        self.spawn = parts.spawn
+        self._hold_again = parts.hold_again
+        self._selector = Selector(parts.loads, clock, rng)
+        self._hedging = Hedging()
+        self._budget = RetryBudget(clock)
+        self._retrying = self._budget.accounts
 
     @property
     def running(self) -> int:
@@ -118,7 +116,7 @@ class Dispatch:
         return len(self._runs)
 
     async def admit(self, x: Exchange) -> Events:
-        """The events of the first target that begins to answer well.
+        """The events of the first target that begins to answer well, or what the model's ladder has below its targets.
 
         Raises:
             UpstreamFailed: none did, or one refused the request itself; the last failure.
@@ -127,52 +125,93 @@ class Dispatch:
         call, plan = x.call, x.plan
         assert call is not None
         assert plan is not None
-        candidates: Iterator[Target] | None = None
-        if len(plan.targets) == 1 and plan.targets[0].provider in self._models:
-            target: Target | None = plan.targets[0]
+        tried: set[str] | None = None
+        target: Target | None
+        if len(plan.targets) == 1 and not self._ailing and plan.hedge is None and plan.targets[0].provider in self._models:
+            target = plan.targets[0]
         else:
-            candidates = self._candidates(plan, set())
-            target = next(candidates, None)
-        if target is None:
-            raise Unavailable("No target of this model can be asked now.", retry_after=RETRY_AFTER)
-        run = self._runs[x] = _Run(target.deadlines.total)
+            tried = set()
+            target = self._next(x, plan, tried)
+            if target is None:
+                return self._instead(x, plan, self._nobody(plan))
+        if self._retrying:
+            self._budget.called(plan.model)
+        run: Run | None
+        run = self._runs[x] = Run(target.deadlines.total, target)
         self._deadlines.start(x, run.seconds)
+        try:
+            events = await (self.ask(x, run, call, plan, target) if tried is None else self._any(x, run, plan, tried))
+        except UpstreamFailed as error:
+            events = await self._otherwise(x, plan, tried or {target.id}, error)
+        if tried is not None or x.attempts != 1 or plan.fallbacks or plan.ladder is not None:
+            run = self._runs.get(x)
+            if run is None:
+                return events
+            self._begun(x, run, plan)
+        run.begun = True
+        if run.ticket is not None:
+            run.ticket.began()
+        x.first_event = self._clock.monotonic() - x.clock_start
+        if type(events) is Single:
+            return Single(self._whole(x, run, events.event))
+        stream = self._count(x, run, events)
+        # A generator that was never entered runs no `finally` when it is closed; now it stands at its first yield.
+        await stream.asend(None)
+        return stream
+
+    async def _otherwise(self, x: Exchange, plan: Plan, tried: set[str], error: UpstreamFailed) -> Events:
+        """An attempt failed: the events of the target that begins to answer well after all, or of a lower rung, and then nobody runs."""
         while True:
+            run = self._runs[x]
+            following = await self._after(x, run, error, plan, tried)
+            if following is None:
+                return self._instead(x, plan, error)
+            if x.opened:
+                self.books.attempt_failed(x, error)
+            run.candidate = following
             try:
-                events = await self._ask(x, run, call, plan, target)
-            except UpstreamFailed as error:
-                if candidates is None:
-                    candidates = self._candidates(plan, {target.id})
-                target = self._after(x, run, error, target, candidates)
-                if target is None:
-                    raise
-                if x.opened:
-                    self._books.attempt_failed(x, error)
-            else:
-                run.begun = True
-                if run.ticket is not None:
-                    run.ticket.began()
-                x.first_event = self._clock.monotonic() - x.clock_start
-                if type(events) is Single:
-                    return Single(self._whole(x, run, events.event))
-                stream = self._count(x, run, events)
-                # A generator that was never entered runs no `finally` when it is closed; now it stands at its first yield.
-                await stream.asend(None)
-                return stream
+                return await self._any(x, run, plan, tried)
+            except UpstreamFailed as another:
+                error = another
+
+    def _any(self, x: Exchange, run: Run, plan: Plan, tried: set[str]) -> Awaitable[Events]:
+        assert x.call is not None
+        if plan.hedge is None:
+            return self.ask(x, run, x.call, plan, run.candidate)
+        return self._hedged(x, run, plan, tried)
+
+    def _begun(self, x: Exchange, run: Run, plan: Plan) -> None:
+        """A target has begun to answer, and somebody wants to know."""
+        if x.attempts > 1:
+            x.headers[ATTEMPTS_HEADER] = str(x.attempts)
+            if self._retrying:
+                self._budget.answered(plan.model)
+        if run.probe:
+            self.health.began(run.candidate, probe=True)
+            run.probe = False
+        if run.visit is not None:
+            run.visit.began(self._clock.monotonic())
+        if plan.fallbacks or plan.ladder is not None:
+            self._rungs.answered(x, plan, run.candidate.rung)
 
     def settle(self, x: Exchange) -> None:
-        """Give back the target's slot and the deadline; account for a call that was cut off."""
+        """Give back the target's slot and the deadline; account for a call that was cut off; say how its target did."""
         run = self._runs.pop(x, None)
         if run is None:
             return
         self._deadlines.stop(x, run.seconds)
         if not run.counted:
             self._account(x, run)
-        self._release(run)
+        if x.error is not None or run.probe or self._ailing:
+            self._judge(x, run)
+        self._release(x, run)
 
     # --- asking ----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, x: Exchange, run: _Run, call: Call, plan: Plan, target: Target) -> Events:
+    async def ask(self, x: Exchange, run: Run, call: Call, plan: Plan, target: Target) -> Events:
+        """One attempt: the events of `target` once it has begun to answer."""
+        if self._ailing:
+            run.probe = self.health.take(target)
         model = self._models[target.provider]
         deadlines = target.deadlines
         if target.provider in self._slotted:
@@ -181,11 +220,14 @@ class Dispatch:
         run.model = model
         run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", deadlines, run.ticket)
         self._tally.gauge("gatehouse_target_running", (target.id,), 1)
+        if plan.policy in MEASURED:
+            run.visit = self.loads.enter(target.id, prompt_tokens(call), call)
         if not x.commitment:
-            await self._books.commit(x)
-        self._books.opened(x, target)
+            await self.books.commit(x)
+        self.books.opened(x, target)
+        run.number = x.attempts
         if plan.strict_audit:
-            await self._books.durable()
+            await self.books.durable()
         if call.stream and Capability.STREAM not in target.capabilities:
             call = msgspec.structs.replace(call, stream=False)
         most = target.max_output_tokens
@@ -194,7 +236,7 @@ class Dispatch:
             call = msgspec.structs.replace(call, max_tokens=most)
         return await model.answer(call, target, run.attempt)
 
-    async def _pass(self, x: Exchange, run: _Run, target: Target) -> Deadlines:
+    async def _pass(self, x: Exchange, run: Run, target: Target) -> Deadlines:
         """Through the target's turnstile; the deadlines that are left then. Raises UpstreamFailed when it turns the call away."""
         deadlines = target.deadlines
         began = x.marks[-1] if x.marks else x.clock_start
@@ -202,46 +244,177 @@ class Dispatch:
         waited = await ticket.turn() if ticket is not None else 0.0
         return msgspec.structs.replace(deadlines, first_byte=deadlines.first_byte - waited) if waited else deadlines
 
-    def _after(self, x: Exchange, run: _Run, error: UpstreamFailed, target: Target, candidates: Iterator[Target]) -> Target | None:
-        """The target to try after `target` failed or turned the call away; None when that is what the caller is told."""
-        if x.opened:
-            self._tally.count("gatehouse_attempts_failed_total", (target.id, error.code))
-        self._release(run)
+    async def _hedged(self, x: Exchange, run: Run, plan: Plan, tried: set[str]) -> Events:
+        """As `_ask`; a second target is asked when the first takes too long. The exchange's run is then whoever is left."""
+        contest = _Contest(self, x, plan, run, tried)
+        after = self._hedging.after(plan)
+        began = self._clock.monotonic()
+        if after is None or self.spawn is None:
+            events = await contest.ask(run)
+        else:
+            events = await race(contest, run, after, self._clock, self.spawn)
+        self._hedging.began(plan, self._clock.monotonic() - began)
+        return events
+
+    def second(self, x: Exchange, plan: Plan, tried: set[str]) -> Target | None:
+        """Who may be asked at the same time: an equal of the first without a failure lately, when share and money allow it."""
+        if x.attempts >= MAX_ATTEMPTS or self._hold_again is None or not self._hedging.affordable(plan):
+            return None
+        able = [
+            target
+            for target in plan.targets
+            if target.id not in tried and target.id not in self._ailing and target.provider in self._models
+        ]
+        if not able or not self._hold_again(x):
+            return None
+        target = able[self._pick(x, plan, able)]
+        tried.add(target.id)
+        self._hedging.hedged(plan)
+        return target
+
+    def stands(self, x: Exchange, run: Run) -> None:
+        """Of attempts that run at the same time this one is the call's."""
+        self._runs[x] = run
+        x.opened = run.number > 0
+        if run.number:
+            x.attempt = run.number
+            x.target = run.candidate
+
+    def overtaken(self, x: Exchange, run: Run) -> None:
+        """An attempt was stopped because another began first: what it read is paid."""
+        target, attempt = run.target, run.attempt
+        self.health.left(run.candidate, probe=run.probe)
+        run.probe = False
+        if target is not None and run.number:
+            usage, charge = NO_USAGE, ZERO
+            if attempt is not None and attempt.sent:
+                usage = self._prompt(x, run)
+                charge = target.price.charge(usage) if target.price is not None else ZERO
+                before = x.lost or Lost(NO_USAGE, ZERO)
+                x.lost = Lost(added(before.usage, usage), Money(before.charge + charge))
+                x.usage, x.charge = added(x.usage, usage), Money(x.charge + charge)
+            self.books.overtaken(x, run.number, target, usage, charge)
+        self._release(x, run)
+
+    def lost(self, x: Exchange, run: Run, error: UpstreamFailed) -> None:
+        """An attempt failed."""
+        if run.number:
+            self._tally.count("gatehouse_attempts_failed_total", (run.candidate.id, error.code))
+            self.health.failed(run.candidate, error, probe=run.probe)
+        else:
+            self.health.left(run.candidate, probe=run.probe)
+        run.probe = False
+        self._release(x, run)
+
+    async def _after(self, x: Exchange, run: Run, error: UpstreamFailed, plan: Plan, tried: set[str]) -> Target | None:
+        """The target to try after one failed or turned the call away; None when `error` is what the caller is told."""
+        self.lost(x, run, error)
+        run.number = 0
         if error.caller_fault:
             return None
-        following = next(candidates, None) if x.attempts < MAX_ATTEMPTS else None
-        if following is None and error.retry_after is None and error.code in {"upstream_unreachable", "upstream_overloaded"}:
-            error.retry_after = RETRY_AFTER
+        following: Target | None = None
+        if x.attempts < MAX_ATTEMPTS:
+            following = self._next(x, plan, tried)
+            if following is None and error.code in RETRIED and x.attempts and len(tried) + plan.retries > x.attempts:
+                # There is no other: the same ones again, after a pause, as often as the route says.
+                await self._clock.sleep(PAUSE * 2 ** (x.attempts - len(tried)) * (0.5 + self._rng.random()))
+                following = self._next(x, plan, set())
+        if following is not None and x.attempts and not self._budget.spend(plan.model, free=following.id not in self._ailing):
+            self._tally.count("gatehouse_retries_refused_total", (plan.model,))
+            following = None
+        if following is None and error.code != CREDENTIALS:
+            wait = self.health.earliest(self._askable(plan)) if self._ailing else None
+            if wait is not None:
+                error.retry_after = wait
+            elif error.retry_after is None and error.code in {"upstream_unreachable", "upstream_overloaded"}:
+                error.retry_after = RETRY_AFTER
         return following
 
-    def _candidates(self, plan: Plan, tried: set[str]) -> Iterator[Target]:
+    def _askable(self, plan: Plan) -> list[Target]:
+        return [target for target in plan.everywhere if target.provider in self._models]
+
+    def _next(self, x: Exchange, plan: Plan, tried: set[str]) -> Target | None:
+        """The next target in order that may be asked now; it is then among those that were tried."""
         for group in (plan.targets, *plan.fallbacks):
-            left = [target for target in group if target.provider in self._models and target.id not in tried]
-            while left:
-                target = left.pop(self._draw(left) if len(left) > 1 else 0)
+            able = [target for target in group if target.id not in tried and target.provider in self._models]
+            if self._ailing:
+                able = [target for target in able if self.health.lets(target)]
+            if able:
+                target = able[self._pick(x, plan, able)]
                 tried.add(target.id)
-                yield target
+                return target
+        return None
 
-    def _draw(self, targets: list[Target]) -> int:
-        """An index, by weight; those without weight come last."""
-        point = self._rng.random() * sum(target.weight for target in targets)
-        for index, target in enumerate(targets):
-            point -= target.weight
-            if point < 0:
-                return index
-        return len(targets) - 1
+    def _pick(self, x: Exchange, plan: Plan, able: list[Target]) -> int:
+        if len(able) == 1:
+            return 0
+        if plan.policy == "weighted":
+            return self._selector.draw(able)
+        assert x.call is not None
+        return self._selector.pick(x, plan, able, prompt_tokens(x.call) if plan.policy == "cost" else 0)
 
-    def _release(self, run: _Run) -> None:
+    def _release(self, x: Exchange, run: Run) -> None:
         if run.target is not None:
             self._tally.gauge("gatehouse_target_running", (run.target.id,), -1)
             run.target = None
+        if run.visit is not None:
+            run.visit.leave(x.usage.output_total if run.begun else 0)
+            run.visit = None
         if run.ticket is not None:
             run.ticket.leave()
             run.ticket = None
 
+    # --- when nobody answers ---------------------------------------------------------------------------------------
+
+    def _nobody(self, plan: Plan) -> GatehouseError:
+        """No target can be asked now: why, and when one can."""
+        targets = self._askable(plan)
+        if targets and self.health.refused_everywhere(targets):
+            return UpstreamFailed(
+                "The model is not available: its provider refused us.", code=CREDENTIALS, detail="quarantined", sent=False
+            )
+        wait = self.health.earliest(targets) if targets else None
+        if wait is None:
+            return Unavailable("No target of this model can be asked now.", retry_after=RETRY_AFTER)
+        return Unavailable(
+            f"Every target of this model is left alone after failures; one is tried again in {max(wait, 0.1):.1f} s.",
+            code="targets_out",
+            retry_after=wait,
+            detail=", ".join(f"{target.id}: {self._ailing[target.id].reason}" for target in targets if target.id in self._ailing),
+        )
+
+    def _instead(self, x: Exchange, plan: Plan, error: GatehouseError) -> Events:
+        """What answers below the last target; raises `error` when nothing does."""
+        if plan.ladder is None or (isinstance(error, UpstreamFailed) and error.caller_fault):
+            raise error
+        below = self._rungs.below(x)
+        if below is None:
+            raise error
+        if x.opened:
+            self.books.attempt_failed(x, error)
+        if (run := self._runs.pop(x, None)) is not None:
+            self._deadlines.stop(x, run.seconds)
+        return self._rungs.descend(x, plan, below)
+
+    def _judge(self, x: Exchange, run: Run) -> None:
+        """How the target did, as far as that is known only now."""
+        target = run.target
+        if target is None:
+            # In line before its turnstile, or told already.
+            self.health.left(run.candidate, probe=run.probe)
+        elif not run.begun:
+            if x.outcome is Outcome.DEADLINE and isinstance(x.error, UpstreamFailed):
+                self.health.failed(target, x.error, probe=run.probe)
+            else:
+                self.health.left(target, probe=run.probe)
+        elif x.outcome is Outcome.COMPLETED:
+            self.health.ended_well(target)
+        elif x.outcome is Outcome.FAILED and isinstance(x.error, UpstreamFailed):
+            self.health.failed(target, x.error, probe=False)
+
     # --- counting --------------------------------------------------------------------------------------------------
 
-    async def _count(self, x: Exchange, run: _Run, events: Events) -> Events:
+    async def _count(self, x: Exchange, run: Run, events: Events) -> Events:
         try:
             yield _STARTED
             async for event in events:
@@ -264,7 +437,7 @@ class Dispatch:
             finally:
                 self._account(x, run)
 
-    def _whole(self, x: Exchange, run: _Run, event: Event) -> Event:
+    def _whole(self, x: Exchange, run: Run, event: Event) -> Event:
         assert not isinstance(event, Chunk)
         for choice in event.choices:
             size = len(choice.text or "") + len(choice.reasoning or "") + len(choice.refusal or "")
@@ -277,7 +450,7 @@ class Dispatch:
         self._account(x, run)
         return event
 
-    def _believe(self, x: Exchange, run: _Run, event: Event) -> Event:
+    def _believe(self, x: Exchange, run: Run, event: Event) -> Event:
         """Take the target's word for what it used, unless it cannot be true."""
         usage = event.usage
         assert usage is not None
@@ -294,12 +467,15 @@ class Dispatch:
         self._charge(x, run, usage)
         return event
 
-    def _charge(self, x: Exchange, run: _Run, usage: Usage) -> None:
+    def _charge(self, x: Exchange, run: Run, usage: Usage) -> None:
         price = run.target.price if run.target is not None else None
         x.usage = usage
         x.charge = price.charge(usage) if price is not None else ZERO
+        if x.lost is not None:
+            x.usage = added(usage, x.lost.usage)
+            x.charge = Money(x.charge + x.lost.charge)
 
-    def _account(self, x: Exchange, run: _Run) -> None:
+    def _account(self, x: Exchange, run: Run) -> None:
         """Once a call, when nothing more will come of it: fill in what the target did not say, compare with what was held."""
         if run.counted or run.target is None:
             return
@@ -312,17 +488,22 @@ class Dispatch:
             self._estimate(x, run)
         self._compare(x, run.target)
 
-    def _estimate(self, x: Exchange, run: _Run) -> None:
+    def _estimate(self, x: Exchange, run: Run) -> None:
         call = x.call
         assert call is not None
         usage = run.usage
         if usage is None:
-            usage = Usage(input=run.model.count_tokens(call) if isinstance(run.model, TokenCounter) else prompt_tokens(call))
+            usage = self._prompt(x, run)
         output = max(run.pieces, -(-run.characters // CHARACTERS_A_TOKEN))
         if call.max_tokens is not None:
             output = min(output, max(0, call.n * call.max_tokens - usage.output_total))
         self._charge(x, run, msgspec.structs.replace(usage, output=usage.output + output))
         _flag(x, "estimated_usage")
+
+    @staticmethod
+    def _prompt(x: Exchange, run: Run) -> Usage:
+        assert x.call is not None
+        return Usage(input=run.model.count_tokens(x.call) if isinstance(run.model, TokenCounter) else prompt_tokens(x.call))
 
     def _compare(self, x: Exchange, target: Target) -> None:
         for hold in x.holds:
@@ -334,26 +515,44 @@ class Dispatch:
                 return
 
 
-def prompt_tokens(call: Call) -> int:
-    """The tokens of a prompt where its target does not tell: a quarter of its characters, and a little for each message."""
-    characters = 0
-    others = 0
-    for message in call.messages:
-        content = message.content
-        if isinstance(content, str):
-            characters += len(content)
-        elif content is not None:
-            for part in content:
-                if isinstance(part, TextPart):
-                    characters += len(part.text)
-                else:
-                    others += 1
-        characters += sum(len(tool.arguments) + len(tool.name) for tool in message.tool_calls)
-    if call.tools:
-        characters += len(msgspec.json.encode(call.tools))
-    if call.response_format is not None and call.response_format.schema is not None:
-        characters += len(msgspec.json.encode(call.response_format.schema))
-    return -(-characters // CHARACTERS_A_TOKEN) + 4 * len(call.messages) + MEDIA_TOKENS * others
+class _Contest:
+    """The attempts of one call that run at the same time, as a race knows them. Implements `hedging.Contest`."""
+
+    def __init__(self, dispatch: Dispatch, x: Exchange, plan: Plan, first: Run, tried: set[str]) -> None:
+        self._dispatch = dispatch
+        self._x = x
+        self._plan = plan
+        self._first = first
+        self._tried = tried
+
+    def ask(self, attempt: Run) -> Awaitable[Events]:
+        """See `Contest`."""
+        assert self._x.call is not None
+        return self._dispatch.ask(self._x, attempt, self._x.call, self._plan, attempt.candidate)
+
+    def second(self) -> Run | None:
+        """See `Contest`."""
+        target = self._dispatch.second(self._x, self._plan, self._tried)
+        return None if target is None else Run(self._first.seconds, target)
+
+    def stands(self, attempt: Run) -> None:
+        """See `Contest`."""
+        self._dispatch.stands(self._x, attempt)
+
+    def failed(self, attempt: Run, error: UpstreamFailed) -> None:
+        """See `Contest`."""
+        x = self._x
+        number, target, opened = x.attempt, x.target, x.opened
+        self._dispatch.lost(x, attempt, error)
+        if attempt.number:
+            self._dispatch.stands(x, attempt)
+            self._dispatch.books.attempt_failed(x, error)
+        if number != attempt.number:
+            x.attempt, x.target, x.opened = number, target, opened
+
+    def overtaken(self, attempt: Run) -> None:
+        """See `Contest`."""
+        self._dispatch.overtaken(self._x, attempt)
 
 
 def _flag(x: Exchange, flag: str) -> None:

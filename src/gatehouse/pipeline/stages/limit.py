@@ -29,6 +29,8 @@ CountInput = Callable[[Call, Plan], int | None]
 MOST_CALLERS: Final = 20_000
 """Callers whose meters are kept at hand."""
 _ORDER: Final = (Dimension.REQUESTS, Dimension.TOKENS, Dimension.SLOTS, Dimension.MONEY)
+_TWICE: Final = (Dimension.TOKENS, Dimension.MONEY)
+"""What two attempts use twice."""
 _FULL_WINDOW: Final = "1m2s"
 """After so long without a call a window is whole again, leases and all."""
 
@@ -126,6 +128,25 @@ class Limit:
         if caller.money:
             x.money_holds = tuple([MeterHold(holds[index].meter.id, holds[index].amount) for index in caller.money])
         _tell(x, caller)
+
+    def hold_again(self, x: Exchange) -> bool:
+        """Hold tokens and money once more, for a second attempt at the same time; False when that cannot be done here and now."""
+        holds = x.holds
+        if not holds:
+            return True
+        caller = self._callers.get(x.principal.key_id) if x.principal is not None else None
+        if caller is None or [pool.meter.id for pool in caller.account.pools] != [hold.meter.id for hold in holds]:
+            return False
+        needs = tuple([hold.amount if hold.meter.dimension in _TWICE else 0 for hold in holds])
+        more = self._book.take(caller.account, needs)
+        if more is None:
+            return False
+        if any(extra.amount and extra.stamp != hold.stamp for hold, extra in zip(holds, more, strict=True)):
+            # The window has moved on: amounts of two windows are not one hold.
+            self._book.release(more)
+            return False
+        x.holds = tuple([msgspec.structs.replace(hold, amount=hold.amount + extra.amount) for hold, extra in zip(holds, more, strict=True)])
+        return True
 
     def settle(self, x: Exchange) -> None:
         """A call that never reached a model or was answered from the cache gets its tokens and money back; its request stays counted."""

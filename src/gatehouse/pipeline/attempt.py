@@ -1,0 +1,71 @@
+"""An attempt at a target: what the model is told of it, and what Dispatch knows while it runs."""
+
+from gatehouse.core.plans import Deadlines, Target
+from gatehouse.core.ports import Model
+from gatehouse.core.usage import Usage
+from gatehouse.pipeline.target_loads import Visit
+from gatehouse.pipeline.turnstile import Ticket
+
+
+class Attempt:
+    """What a model is told beside the call."""
+
+    __slots__ = ("deadlines", "request_id", "sent", "tenant", "ticket")
+
+    def __init__(self, request_id: str, tenant: str, deadlines: Deadlines, ticket: Ticket | None) -> None:
+        self.request_id = request_id
+        self.tenant = tenant
+        self.deadlines = deadlines
+        self.sent = False
+        self.ticket = ticket
+
+    def vacated(self) -> None:
+        """See `core.ports.Attempt`."""
+        if self.ticket is not None:
+            self.ticket.leave(done=True)
+
+
+class Run:
+    """One call while Dispatch carries it: its attempt of the moment."""
+
+    __slots__ = (
+        "attempt",
+        "begun",
+        "candidate",
+        "characters",
+        "counted",
+        "model",
+        "number",
+        "pieces",
+        "probe",
+        "seconds",
+        "target",
+        "ticket",
+        "usage",
+        "visit",
+    )
+
+    def __init__(self, seconds: float, candidate: Target) -> None:
+        self.seconds = seconds
+        self.candidate = candidate
+        """Who is to be asked, or is."""
+        self.target: Target | None = None
+        """Who is asked, until that is over."""
+        self.model: Model | None = None
+        self.attempt: Attempt | None = None
+        self.number = 0
+        """Of the attempt; 0 before it is in the journal."""
+        self.ticket: Ticket | None = None
+        """Its place at the target's turnstile, where there is one."""
+        self.probe = False
+        """It tries a target that was left alone."""
+        self.visit: Visit | None = None
+        """Its work at the target, where the policy counts that."""
+        self.begun = False
+        self.counted = False
+        self.usage: Usage | None = None
+        """The target's last word."""
+        self.pieces = 0
+        """Pieces of content since then."""
+        self.characters = 0
+        """Characters in them."""
