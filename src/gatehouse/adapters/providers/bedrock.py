@@ -12,7 +12,16 @@ from gatehouse.adapters.providers._sigv4 import AwsKey, Scope, Signable, Signer
 from gatehouse.core.calls import Call
 from gatehouse.core.events import Answer
 from gatehouse.core.plans import Deadlines, Target
-from gatehouse.dialects.bedrock import StreamDecoder, decode_answer, decode_error, encode_request, request_path
+from gatehouse.dialects.bedrock import (
+    StreamDecoder,
+    decode_answer,
+    decode_embedding,
+    decode_error,
+    embedding_path,
+    encode_embedding,
+    encode_request,
+    request_path,
+)
 
 _SERVICE: Final = "bedrock"
 _LARGE: Final = 1_000_000
@@ -25,10 +34,19 @@ def bedrock_url(region: str) -> str:
 
 
 def bedrock_codec() -> Codec:
-    """Converse and ConverseStream. The runtime has no cheap request that shows whether a key is good."""
+    """Converse and ConverseStream, and InvokeModel for embeddings. The runtime has no cheap request that shows whether a key is good."""
     chat = Form(_chat_path, _encode_chat, _decode_chat, _read_chat)
+    embedding = Form(
+        path=lambda call, target: embedding_path(target.model),
+        encode=lambda call, target: encode_embedding(call, target.model),
+        decode=decode_embedding,
+    )
     return Codec(
-        name="bedrock", forms={"chat": chat}, decode_error=decode_error, stream_type="application/vnd.amazon.eventstream", health=""
+        name="bedrock",
+        forms={"chat": chat, "embedding": embedding},
+        decode_error=decode_error,
+        stream_type="application/vnd.amazon.eventstream",
+        health="",
     )
 
 
