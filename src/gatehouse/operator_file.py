@@ -133,6 +133,23 @@ def _provider_problem(provider: ProviderSettings) -> str:
         return "has both api_key and api_keys: give one of them"
     if not all(provider.api_keys):
         return "has an empty entry in api_keys"
+    return _aws_problem(provider)
+
+
+def _aws_problem(provider: ProviderSettings) -> str:
+    """What is wrong with how a provider says who we are to AWS."""
+    aws = provider.aws
+    if provider.kind != "bedrock":
+        return "takes neither region nor aws: they are for bedrock" if provider.region or aws is not None else ""
+    if provider.region is None:
+        return "needs region"
+    if aws is None:
+        return "" if provider.api_key or provider.api_keys else "needs api_key (a Bedrock API key), or aws to sign its requests"
+    ways = [bool(aws.access_key_id or aws.secret_access_key), aws.profile is not None, aws.credentials is not None]
+    if sum(ways) != 1 or provider.api_key or provider.api_keys:
+        return "needs exactly one of api_key, aws.access_key_id, aws.profile and aws.credentials"
+    if ways[0] and not (aws.access_key_id and aws.secret_access_key):
+        return "needs aws.access_key_id and aws.secret_access_key together"
     return ""
 
 

@@ -115,6 +115,7 @@ ProviderKind = Literal[
     "fireworks",
     "deepseek",
     "openrouter",
+    "bedrock",
 ]
 """Each has its entry in `compose.providers.KINDS`."""
 ServerProfile = Literal["vllm", "sglang", "ollama", "tgi", "llama-server"]
@@ -127,6 +128,26 @@ class HealthSettings(_Tree, frozen=True):
     """Seconds between two questions of a worker; 0 asks none: calls alone tell."""
     failures: Positive = 2
     """Questions in a row that must go wrong before its targets are left alone."""
+
+
+class AwsSettings(_Tree, frozen=True):
+    """Who we are to AWS: a key, a profile, or the role of the machine. Exactly one of them."""
+
+    access_key_id: Secret = Secret("")
+    """Of a key of its own, usually "${AWS_ACCESS_KEY_ID}"."""
+    secret_access_key: Secret = Secret("")
+    """Beside it, usually "${AWS_SECRET_ACCESS_KEY}"."""
+    session_token: Secret = Secret("")
+    """Beside them when the key is a temporary one; it is not renewed."""
+    profile: str | None = None
+    """A profile of AWS's files that holds a key; the files are read again when they change."""
+    credentials_file: str = "~/.aws/credentials"
+    """The first of these files."""
+    config_file: str = "~/.aws/config"
+    """The second of these files."""
+    credentials: Literal["instance", "container"] | None = None
+    """instance asks an EC2 instance's own address for its role's key (IMDSv2), container the place that ECS or EKS names in the
+    environment. The key is renewed before it expires."""
 
 
 class ProviderSettings(_Tree, frozen=True):
@@ -161,6 +182,10 @@ class ProviderSettings(_Tree, frozen=True):
     """Calls of a worker that may wait for a connection."""
     headers: dict[str, Secret] = {}
     """Fixed headers to send along."""
+    region: Annotated[str, Meta(pattern="^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$")] | None = None
+    """bedrock only: the region of AWS ("eu-central-1")."""
+    aws: AwsSettings | None = None
+    """bedrock only: who signs the requests; without it, `api_key` is a Bedrock API key."""
     health: HealthSettings = HealthSettings()
     """Health checks."""
 
@@ -402,6 +427,9 @@ class Environment(msgspec.Struct, frozen=True):
     key: Secret | None = None
     https_proxy: Secret | None = None
     no_proxy: str = ""
+    aws_container_relative_uri: str = ""
+    aws_container_full_uri: str = ""
+    aws_container_token_file: str = ""
 
     def secret(self, name: str) -> Secret | None:
         """A variable that a setting names (`secrets: {root: "env:NAME"}`)."""
@@ -410,7 +438,8 @@ class Environment(msgspec.Struct, frozen=True):
 
 
 def read_environment() -> Environment:
-    """Read the environment once. Names: GATEHOUSE_DATA_DIR, _BOOTSTRAP_KEY, _ROOT_KEY, _URL, _ADMIN_URL, _KEY, HTTPS_PROXY, NO_PROXY."""
+    """Read the environment once. Names: GATEHOUSE_DATA_DIR, _BOOTSTRAP_KEY, _ROOT_KEY, _URL, _ADMIN_URL, _KEY, HTTPS_PROXY, NO_PROXY,
+    and where AWS says that a container gets its credentials (AWS_CONTAINER_...)."""
     env = os.environ
 
     def secret(*names: str) -> Secret | None:
@@ -425,11 +454,15 @@ def read_environment() -> Environment:
         key=secret("GATEHOUSE_KEY"),
         https_proxy=secret("HTTPS_PROXY", "https_proxy"),
         no_proxy=env.get("NO_PROXY") or env.get("no_proxy") or "",
+        aws_container_relative_uri=env.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") or "",
+        aws_container_full_uri=env.get("AWS_CONTAINER_CREDENTIALS_FULL_URI") or "",
+        aws_container_token_file=env.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") or "",
     )
 
 
 _INHERITED = frozenset(
     {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+    | {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"}
     | {"HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "PYTHONPATH", "PYTHONHASHSEED", "PYTHONWARNINGS", "OMP_NUM_THREADS"}
 )
 """What an inner process needs of the environment. Providers' keys are not among it: workers get them over the inner socket."""

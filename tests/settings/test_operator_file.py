@@ -124,3 +124,43 @@ def test_any_text_is_settings_or_an_error(text: str) -> None:
         parse(text, "f.yaml", {})
     except SettingsError as error:
         assert str(error).startswith("f.yaml: line ")
+
+
+KEYS = "aws: {access_key_id: A, secret_access_key: B}"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "region: eu-central-1, api_key: k",
+        f"region: us-gov-west-1, {KEYS}",
+        "region: eu-central-1, aws: {access_key_id: A, secret_access_key: B, session_token: C}",
+        "region: eu-central-1, aws: {profile: work}",
+        "region: eu-central-1, aws: {credentials: instance}",
+    ],
+)
+def test_bedrock_knows_one_way_to_say_who_we_are(rest: str) -> None:
+    """A Bedrock API key, a key of IAM, a profile, or the machine's role."""
+    (provider,) = parse(f"providers: [{{name: a, kind: bedrock, {rest}}}]", "f.yaml", {}).providers
+    assert provider.region is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "rest", "said"),
+    [
+        ("bedrock", "api_key: k", "needs region"),
+        ("bedrock", "region: eu-central-1", "needs api_key (a Bedrock API key), or aws to sign its requests"),
+        ("bedrock", "region: eu-central-1, aws: {}", "needs exactly one of"),
+        ("bedrock", f"region: eu-central-1, api_key: k, {KEYS}", "needs exactly one of"),
+        ("bedrock", "region: eu-central-1, aws: {profile: p, credentials: instance}", "needs exactly one of"),
+        ("bedrock", "region: eu-central-1, aws: {secret_access_key: B}", "together"),
+        ("bedrock", "region: 'eu-central-1.evil.test/', api_key: k", "region"),
+        ("openai", f"api_key: k, {KEYS}", "takes neither region nor aws"),
+    ],
+)
+def test_bedrock_settings_that_cannot_work(kind: str, rest: str, said: str) -> None:
+    """Refused with the line and what is missing; a region cannot name another host."""
+    with pytest.raises(SettingsError) as caught:
+        parse(f"\nproviders:\n  - {{name: a, kind: {kind}, {rest}}}", "f.yaml", {})
+    assert "line 3" in str(caught.value)
+    assert said in str(caught.value)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from gatehouse.compose.aws import BEDROCK_CAPABILITIES, build_bedrock
 from gatehouse.core.plans import Capability
 from gatehouse.core.ports import Model
 from gatehouse.dialects.openai.profiles import HOSTED, PLAIN, SERVERS, Profile
@@ -117,4 +118,5 @@ KINDS: Final[Mapping[str, Kind]] = {
     "fireworks": _LIKE_OPENAI,
     "deepseek": _LIKE_OPENAI,
     "openrouter": _LIKE_OPENAI,
+    "bedrock": Kind(build_bedrock, lambda settings: BEDROCK_CAPABILITIES),
 }
