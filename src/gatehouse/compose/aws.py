@@ -26,14 +26,21 @@ BEDROCK_CAPABILITIES: Final = frozenset(
 """What Converse and InvokeModel have words for; which model behind them does it, AWS's page "Supported models and features" says."""
 
 
+def bedrock_home(settings: ProviderSettings) -> str:
+    """The address of the region."""
+    from gatehouse.adapters.providers.bedrock import bedrock_url
+
+    return bedrock_url(settings.region or "")
+
+
 def build_bedrock(settings: ProviderSettings, environment: Environment) -> Model:
     """The model of a provider of kind bedrock. Raises ValueError or OSError when its settings cannot work."""
-    from gatehouse.adapters.providers.bedrock import AwsAuthoriser, bedrock_codec, bedrock_url
+    from gatehouse.adapters.providers.bedrock import AwsAuthoriser, bedrock_codec
     from gatehouse.adapters.providers.frame import HttpModel
     from gatehouse.compose.providers import model_options
 
     assert settings.region is not None
-    options = model_options(settings, environment, bedrock_url(settings.region))
+    options = model_options(settings, environment, bedrock_home(settings))
     if options.api_keys or settings.aws is None:
         return HttpModel(options, bedrock_codec())
     return HttpModel(options, bedrock_codec(), AwsAuthoriser(_source(settings.name, settings.aws, environment), settings.region))

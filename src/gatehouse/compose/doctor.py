@@ -33,6 +33,7 @@ from gatehouse.adapters.storage.shelf import ASIDE, FileJournalShelf
 from gatehouse.adapters.storage.sql import engine_for
 from gatehouse.adapters.vault.root import RootKeyRefused, check_fingerprint, open_root
 from gatehouse.compose.offline import check_settings
+from gatehouse.compose.providers import address
 from gatehouse.compose.steward import root_source
 from gatehouse.core.errors import Unavailable
 from gatehouse.models import builtin_path
@@ -414,7 +415,7 @@ def _by_proxy(provider: ProviderSettings, environment: Environment) -> bool:
 
 def _reach(provider: ProviderSettings) -> tuple[str, str]:
     """Where a provider is, and why no connection (TLS included) can be made to it; "" when one can."""
-    base = urlsplit(provider.base_url or "https://api.openai.com/v1")
+    base = urlsplit(address(provider))
     port = base.port or (443 if base.scheme == "https" else 80)
     where = f"{base.hostname}:{port}"
     try:

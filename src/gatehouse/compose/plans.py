@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from gatehouse.compose.providers import address
 from gatehouse.compose.providers import capabilities as default_capabilities
 from gatehouse.core.money import parse_usd
 from gatehouse.core.plans import Breaker, CachePolicy, Capability, Deadlines, GuardPolicy, Hedge, Ladder, Plan, Target
@@ -125,7 +126,7 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
     price, window = None, target.context_window
     if target.price is not None:
         price = _price(target.price, "own")
-    elif (found := lookup(provider.kind, provider.base_url, target.model)) is not None:
+    elif (found := lookup(provider.kind, address(provider) or None, target.model)) is not None:
         price = _price(msgspec.convert(found.prices, PriceSettings), found.source)
         window = window or found.context_window
     elif settings.prices.on_unknown == "zero":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gatehouse.compose.aws import BEDROCK_CAPABILITIES, build_bedrock
+from gatehouse.compose.aws import BEDROCK_CAPABILITIES, bedrock_home, build_bedrock
 from gatehouse.core.plans import Capability
 from gatehouse.core.ports import Model
 from gatehouse.dialects.openai.profiles import HOSTED, PLAIN, SERVERS, Profile
@@ -22,10 +22,13 @@ Builder = Callable[[ProviderSettings, Environment], Model]
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """One kind: how its model is made (raises ValueError or OSError when the settings cannot work), what its targets can do."""
+    """One kind: how its model is made (raises ValueError or OSError when the settings cannot work), what its targets can do, and
+    where it is when the settings name no address ("" when they must).
+    """
 
     build: Builder
     capabilities: Callable[[ProviderSettings], frozenset[Capability]]
+    home: Callable[[ProviderSettings], str] = lambda settings: ""
 
 
 def build_model(settings: ProviderSettings, environment: Environment) -> Model:
@@ -36,6 +39,11 @@ def build_model(settings: ProviderSettings, environment: Environment) -> Model:
 def capabilities(settings: ProviderSettings) -> frozenset[Capability]:
     """What targets of a provider can do when the operator does not say."""
     return KINDS[settings.kind].capabilities(settings)
+
+
+def address(settings: ProviderSettings) -> str:
+    """Where a provider is: the address in its settings, or its kind's own."""
+    return settings.base_url or KINDS[settings.kind].home(settings)
 
 
 def model_options(settings: ProviderSettings, environment: Environment, base_url: str) -> "ModelOptions":
@@ -84,6 +92,12 @@ def _azure(settings: ProviderSettings, environment: Environment) -> Model:
     return HttpModel(model_options(settings, environment, ""), azure_codec(settings.api_version, settings.credential or "api-key"))
 
 
+def _anthropic_home(settings: ProviderSettings) -> str:
+    from gatehouse.adapters.providers.anthropic import ANTHROPIC_BASE_URL
+
+    return ANTHROPIC_BASE_URL
+
+
 def _anthropic(settings: ProviderSettings, environment: Environment) -> Model:
     from gatehouse.adapters.providers.anthropic import ANTHROPIC_BASE_URL, anthropic_codec
     from gatehouse.adapters.providers.frame import HttpModel
@@ -105,18 +119,18 @@ ANTHROPIC_CAPABILITIES: Final = frozenset(
 )
 """https://docs.anthropic.com/en/api/messages"""
 
-_LIKE_OPENAI: Final = Kind(_openai, _openai_capabilities)
+_LIKE_OPENAI: Final = Kind(_openai, _openai_capabilities, lambda settings: _profile(settings).base_url)
 
 KINDS: Final[Mapping[str, Kind]] = {
     "openai": _LIKE_OPENAI,
     "openai-compatible": _LIKE_OPENAI,
     "azure-openai": Kind(_azure, _openai_capabilities),
-    "anthropic": Kind(_anthropic, lambda settings: ANTHROPIC_CAPABILITIES),
+    "anthropic": Kind(_anthropic, lambda settings: ANTHROPIC_CAPABILITIES, _anthropic_home),
     "mistral": _LIKE_OPENAI,
     "groq": _LIKE_OPENAI,
     "together": _LIKE_OPENAI,
     "fireworks": _LIKE_OPENAI,
     "deepseek": _LIKE_OPENAI,
     "openrouter": _LIKE_OPENAI,
-    "bedrock": Kind(build_bedrock, lambda settings: BEDROCK_CAPABILITIES),
+    "bedrock": Kind(build_bedrock, lambda settings: BEDROCK_CAPABILITIES, bedrock_home),
 }
