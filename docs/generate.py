@@ -192,6 +192,8 @@ def http_page() -> str:
         "|---|---|---|",
         "| POST | `/v1/chat/completions` | OpenAI chat completions, streamed and not |",
         "| POST | `/v1/responses` | OpenAI responses, streamed and not |",
+        "| POST | `/v1/completions` | OpenAI completions: text to be continued, streamed and not |",
+        "| POST | `/v1/embeddings` | OpenAI embeddings, as numbers or base64 |",
         *(f"| {each.method} | `{each.path}` | {each.summary} |" for each in data_endpoints()),
         "| GET | `/livez` | whether this process runs |",
         "| GET | `/readyz` | whether this process can serve; degraded parts in the body |",

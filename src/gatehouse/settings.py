@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from gatehouse.core.attribution import TAG_NAME
+from gatehouse.core.calls import Operation
 from gatehouse.core.identity import Role
 from gatehouse.core.plans import Capability, Policy
 from gatehouse.core.secrets import Secret
@@ -234,6 +235,9 @@ class TargetSettings(_Tree, frozen=True):
     """The longest answer it gives."""
     capabilities: list[Capability] | None = None
     """What it can do; without it, everything."""
+    operations: Annotated[list[Operation], Meta(min_length=1)] | None = None
+    """What it answers: chat, completion, embedding. Without it, chat, and completion too where the provider's kind continues
+    bare text (openai-compatible and its profiles, llamacpp). Embedding is always named: an embedding model does nothing else."""
     region: str | None = None
     """Where it runs."""
     deadlines: DeadlineSettings = DeadlineSettings()

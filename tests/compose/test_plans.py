@@ -76,6 +76,24 @@ def test_the_catalogue_is_asked_only_without_an_own_price() -> None:
     assert target.price.snapshot.startswith("some:")
 
 
+def test_operations_of_targets() -> None:
+    """Said in the file, or what the kind is known for: chat, bare text too where such servers continue it, embeddings never."""
+    plans = build_plans(settings(), nothing)
+    assert plans[0].targets[0].operations == {"chat", "completion"}
+    named = parse(BASE.replace("model: unpriced", "model: unpriced, operations: [embedding]") % "block", "f", {})
+    assert build_plans(named, nothing)[1].targets[0].operations == {"embedding"}
+
+
+def test_a_listing_without_a_price_of_output_is_for_embeddings() -> None:
+    """What only reads writes nothing that could cost; for everything else the price is unknown."""
+    listing = Listing({"input": "1"}, 8192, "some catalogue 1")
+    assert build_plans(settings(), lambda *words: listing)[1].targets[0].price is None
+    named = parse(BASE.replace("model: unpriced", "model: unpriced, operations: [embedding]") % "block", "f", {})
+    price = build_plans(named, lambda *words: listing)[1].targets[0].price
+    assert price is not None
+    assert (price.input, price.output) == (10**10, 0)
+
+
 def test_embedded_engines_cost_nothing() -> None:
     """Unless the operator puts a price on them."""
     price = build_plans(settings(), nothing)[2].targets[0].price

@@ -191,7 +191,7 @@ models:
     assert Capability.TOOLS in fast
     assert Capability.TOOL_CHOICE not in own
     assert Capability.JSON_SCHEMA in own
-    assert not {Capability.SEED, Capability.CHOICES, Capability.EMBEDDINGS} & claude
+    assert not {Capability.SEED, Capability.CHOICES} & claude
     assert listed == {Capability.STREAM, Capability.LOGPROBS}
 
 
@@ -218,3 +218,24 @@ def test_an_answer_is_an_answer() -> None:
     from gatehouse.dialects.anthropic import decode_answer
 
     assert isinstance(decode_answer(json.dumps(MESSAGE).encode()), Answer)
+
+
+def test_operations_follow_the_kind_unless_the_operator_says() -> None:
+    """Servers that continue bare text take completions; OpenAI and who only chats do not; embeddings are always named."""
+    text = """
+providers:
+  - {name: own, kind: openai-compatible, profile: vllm, base_url: "http://127.0.0.1:1/v1"}
+  - {name: fast, kind: groq, api_key: k}
+  - {name: big, kind: openai, api_key: k}
+  - {name: claude, kind: anthropic, api_key: k}
+models:
+  - name: a
+    targets:
+      - {provider: own, model: m, price: {input: "1", output: "1"}}
+      - {provider: fast, model: m, price: {input: "1", output: "1"}}
+      - {provider: big, model: m, price: {input: "1", output: "1"}}
+      - {provider: claude, model: m, price: {input: "1", output: "1"}}
+      - {provider: big, model: n, price: {input: "1", output: "1"}, operations: [embedding]}
+"""
+    (plan,) = build_plans(parse(text, "f", {}), lambda kind, url, model: None)
+    assert [sorted(target.operations) for target in plan.targets] == [["chat", "completion"], ["chat"], ["chat"], ["chat"], ["embedding"]]

@@ -45,6 +45,26 @@ async def test_a_plain_call_gets_the_very_plan() -> None:
     assert await routed(plan, call()) is plan
 
 
+async def test_a_model_is_asked_for_what_it_does() -> None:
+    """Targets of another operation are left out, fallbacks too; where none is left the refusal says what the model takes."""
+    both = Target("p/both", "p", "both", price=FREE, operations=frozenset({"chat", "completion"}))
+    embeds = Target("p/embeds", "p", "embeds", price=FREE, operations=frozenset({"embedding"}))
+    plan = Plan("m", (ABLE, both), fallbacks=((embeds,),))
+    assert (await routed(plan, call())).everywhere == (ABLE, both)
+    assert (await routed(plan, Call(model="m", operation="completion", inputs=("x",)))).everywhere == (both,)
+    assert (await routed(plan, Call(model="m", operation="embedding", inputs=("x",)))).everywhere == (embeds,)
+    with pytest.raises(InvalidRequest, match="it takes chat requests, and this is an embedding request") as caught:
+        await routed(Plan("m", (ABLE,)), Call(model="m", operation="embedding", inputs=("x",)))
+    assert caught.value.code == "unsupported_operation"
+
+
+async def test_a_suffix_needs_a_target_that_fills_in() -> None:
+    """A target without the capability is not asked to guess what stands between."""
+    plain = Target("p/plain", "p", "plain", price=FREE, operations=frozenset({"completion"}), capabilities=frozenset({Capability.STREAM}))
+    with pytest.raises(InvalidRequest, match="infill"):
+        await routed(Plan("m", (plain,)), Call(model="m", operation="completion", inputs=("x",), suffix="y"))
+
+
 async def test_an_unknown_model() -> None:
     """404 that names it."""
     with pytest.raises(NotFound, match="'nope'"):

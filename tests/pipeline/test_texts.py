@@ -105,7 +105,7 @@ def test_every_text_of_a_call_is_read() -> None:
         ("image", "messages[1].content[2]"),
         ("audio", "messages[1].content[3]"),
         ("file", "messages[1].content[4]"),
-        ("tokens", "inputs[1]"),
+        ("tokens", "input[1]"),
         ("extra", "words-28"),
     ]
 

@@ -8,8 +8,10 @@ import msgspec
 
 from gatehouse.compose.providers import address
 from gatehouse.compose.providers import capabilities as default_capabilities
+from gatehouse.compose.providers import operations as default_operations
+from gatehouse.core.calls import Operation
 from gatehouse.core.money import parse_usd
-from gatehouse.core.plans import Breaker, CachePolicy, Capability, Deadlines, GuardPolicy, Hedge, Ladder, Plan, Target
+from gatehouse.core.plans import CHATS, Breaker, CachePolicy, Capability, Deadlines, GuardPolicy, Hedge, Ladder, Plan, Target
 from gatehouse.core.usage import Price
 from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings
 
@@ -116,6 +118,7 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
             context_window=target.context_window,
             max_output_tokens=target.max_output_tokens,
             capabilities=frozenset(target.capabilities) if target.capabilities is not None else LLAMACPP_CAPABILITIES,
+            operations=frozenset(target.operations) if target.operations is not None else CHATS,
             region=target.region,
             deadlines=deadlines,
             breaker=breaker,
@@ -124,10 +127,11 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
     assert target.model is not None
     provider = next(provider for provider in settings.providers if provider.name == target.provider)
     price, window = None, target.context_window
+    operations = frozenset(target.operations) if target.operations is not None else default_operations(provider)
     if target.price is not None:
         price = _price(target.price, "own")
-    elif (found := lookup(provider.kind, address(provider) or None, target.model)) is not None:
-        price = _price(msgspec.convert(found.prices, PriceSettings), found.source)
+    elif (found := _listed(lookup(provider.kind, address(provider) or None, target.model), operations)) is not None:
+        price = _price(msgspec.convert({"output": "0", **found.prices}, PriceSettings), found.source)
         window = window or found.context_window
     elif settings.prices.on_unknown == "zero":
         price = _price(FREE, "zero")
@@ -142,10 +146,16 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
         context_window=window,
         max_output_tokens=target.max_output_tokens,
         capabilities=frozenset(target.capabilities) if target.capabilities is not None else default_capabilities(provider),
+        operations=operations,
         region=target.region,
         deadlines=deadlines,
         breaker=breaker,
     )
+
+
+def _listed(found: Found | None, operations: frozenset[Operation]) -> Found | None:
+    """A listing that says what such a target costs: only one that makes nothing but embeddings needs no price of what it writes."""
+    return found if found is not None and ("output" in found.prices or operations == {"embedding"}) else None
 
 
 def _short(path: str) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gatehouse.compose.aws import BEDROCK_CAPABILITIES, bedrock_home, build_bedrock
-from gatehouse.core.plans import Capability
+from gatehouse.core.calls import Operation
+from gatehouse.core.plans import CHATS, Capability
 from gatehouse.core.ports import Model
 from gatehouse.dialects.openai.profiles import HOSTED, PLAIN, SERVERS, Profile
 from gatehouse.settings import Environment, ProviderSettings
@@ -29,6 +30,7 @@ class Kind(msgspec.Struct, frozen=True):
     build: Builder
     capabilities: Callable[[ProviderSettings], frozenset[Capability]]
     home: Callable[[ProviderSettings], str] = lambda settings: ""
+    operations: Callable[[ProviderSettings], frozenset[Operation]] = lambda settings: CHATS
 
 
 def build_model(settings: ProviderSettings, environment: Environment) -> Model:
@@ -44,6 +46,11 @@ def capabilities(settings: ProviderSettings) -> frozenset[Capability]:
 def address(settings: ProviderSettings) -> str:
     """Where a provider is: the address in its settings, or its kind's own."""
     return settings.base_url or KINDS[settings.kind].home(settings)
+
+
+def operations(settings: ProviderSettings) -> frozenset[Operation]:
+    """What targets of a provider answer when the operator does not say; never embeddings, for which there are models of their own."""
+    return KINDS[settings.kind].operations(settings)
 
 
 def model_options(settings: ProviderSettings, environment: Environment, base_url: str) -> "ModelOptions":
@@ -75,6 +82,11 @@ def _profile(settings: ProviderSettings) -> Profile:
 
 def _openai_capabilities(settings: ProviderSettings) -> frozenset[Capability]:
     return _profile(settings).capabilities
+
+
+def _openai_operations(settings: ProviderSettings) -> frozenset[Operation]:
+    profile = _profile(settings)
+    return CHATS if profile.name in _CHAT_ONLY else profile.operations - {"embedding"}
 
 
 def _openai(settings: ProviderSettings, environment: Environment) -> Model:
@@ -119,7 +131,9 @@ ANTHROPIC_CAPABILITIES: Final = frozenset(
 )
 """https://docs.anthropic.com/en/api/messages"""
 
-_LIKE_OPENAI: Final = Kind(_openai, _openai_capabilities, lambda settings: _profile(settings).base_url)
+_CHAT_ONLY: Final = frozenset({"openai", "azure-openai"})
+"""They have `/completions`, but for a few models of the past."""
+_LIKE_OPENAI: Final = Kind(_openai, _openai_capabilities, lambda settings: _profile(settings).base_url, _openai_operations)
 
 KINDS: Final[Mapping[str, Kind]] = {
     "openai": _LIKE_OPENAI,

@@ -15,7 +15,7 @@ from gatehouse.compose.call_path import Behind, CallPath
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.responses import Ended, Owner
 from gatehouse.core.targets import TargetState
-from gatehouse.dialects.openai import OpenAIDialect
+from gatehouse.dialects.openai import OpenAICompletionsDialect, OpenAIDialect, OpenAIEmbeddingsDialect
 from gatehouse.dialects.openai.responses import ResponsesDialect
 from gatehouse.processes.protocol import Configure, TargetsTold
 from gatehouse.processes.steward_client import StewardClient
@@ -47,7 +47,12 @@ class WorkerPlane:
         self._tls: Tls | None = None
         dialect = OpenAIDialect()
         responses = ResponsesDialect()
-        routes = {"/v1/chat/completions": Route(dialect, "chat"), "/v1/responses": Route(responses, "chat")}
+        routes = {
+            "/v1/chat/completions": Route(dialect, "chat"),
+            "/v1/responses": Route(responses, "chat"),
+            "/v1/completions": Route(OpenAICompletionsDialect(), "completion"),
+            "/v1/embeddings": Route(OpenAIEmbeddingsDialect(), "embedding"),
+        }
         table = (*model_endpoints(path.table), *response_endpoints(path.turns, responses))
         endpoints = Endpoints(table, path.identify, path.body_limit, self._answered)
         plane = DataPlane(self.runner, routes, dialect, ready=self._ready, rng=rng, endpoints=endpoints)

@@ -208,3 +208,8 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     extra: dict[str, Any] = {}
     turn: Turn | None = None
     """Only there for calls of the Responses API."""
+
+    @property
+    def choices(self) -> int:
+        """How many choices an answer has: `n`, for each prompt of a completion."""
+        return self.n * (len(self.inputs) or 1)

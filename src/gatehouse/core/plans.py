@@ -1,10 +1,11 @@
 """Where a call may go: targets with everything a decision needs, frozen when the configuration was read."""
 
 import enum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
+from gatehouse.core.calls import Operation
 from gatehouse.core.usage import Price
 
 
@@ -23,9 +24,6 @@ class Capability(enum.StrEnum):
     """n > 1"""
     SEED = "seed"
     LOGIT_BIAS = "logit_bias"
-    EMBEDDINGS = "embeddings"
-    COMPLETIONS = "completions"
-    """Text to continue, beside chats."""
     TOOL_CHOICE = "tool_choice"
     """Making the model call a tool, or one that is named."""
     SINGLE_TOOL = "single_tool"
@@ -33,6 +31,11 @@ class Capability(enum.StrEnum):
     PENALTIES = "penalties"
     """frequency_penalty and presence_penalty"""
     TOP_K = "top_k"
+    INFILL = "infill"
+    """A completion between a prompt and its suffix."""
+
+
+CHATS: Final[frozenset[Operation]] = frozenset({"chat"})
 
 
 class Deadlines(msgspec.Struct, frozen=True):
@@ -100,6 +103,8 @@ class Target(msgspec.Struct, frozen=True):
     context_window: int | None = None
     max_output_tokens: int | None = None
     capabilities: frozenset[Capability] = frozenset(Capability)
+    operations: frozenset[Operation] = CHATS
+    """What it answers; it is asked for nothing else."""
     region: str | None = None
     version: str = ""
     deadlines: Deadlines = Deadlines()

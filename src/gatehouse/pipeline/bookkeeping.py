@@ -293,4 +293,6 @@ def _characters(call: Call) -> int:
         elif content is not None:
             for part in content:
                 total += sum(len(value) for value in msgspec.structs.astuple(part) if isinstance(value, str))
+    for piece in call.inputs:
+        total += len(piece)
     return total

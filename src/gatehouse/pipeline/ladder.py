@@ -43,7 +43,7 @@ class Rungs:
         if ladder.stale and self._stale is not None and (answer := self._stale(x)) is not None:
             return "stale", answer
         if ladder.text and _takes_text(call):
-            choices = tuple([Choice(index, ladder.text) for index in range(call.n)])
+            choices = tuple([Choice(index, ladder.text) for index in range(call.choices)])
             return "text", Answer(choices, x.request_id, plan.model, int(x.started_at))
         return None
 

@@ -30,4 +30,8 @@ def prompt_tokens(call: Call) -> int:
         characters += len(msgspec.json.encode(call.tools))
     if call.response_format is not None and call.response_format.schema is not None:
         characters += len(msgspec.json.encode(call.response_format.schema))
-    return -(-characters // CHARACTERS_A_TOKEN) + 4 * len(call.messages) + MEDIA_TOKENS * others
+    tokens = 0
+    for piece in call.inputs:
+        tokens += -(-len(piece) // CHARACTERS_A_TOKEN) if isinstance(piece, str) else len(piece)
+    characters += len(call.suffix or "")
+    return tokens - (-characters // CHARACTERS_A_TOKEN) + 4 * len(call.messages) + MEDIA_TOKENS * others

@@ -111,7 +111,7 @@ def unscannable(call: Call) -> Iterator[tuple[str, str]]:
                     yield kind, f"messages[{index}].content[{number}]"
     for index, text in enumerate(call.inputs):
         if not isinstance(text, str):
-            yield "tokens", f"inputs[{index}]"
+            yield "tokens", f"{_input_field(call)}[{index}]"
     if call.extra:
         yield "extra", ", ".join(sorted(call.extra))
 
@@ -144,7 +144,9 @@ def rewritten(call: Call, changes: Mapping[str, str]) -> Call:
     return replace(
         call,
         messages=messages,
-        inputs=tuple(text if isinstance(text, tuple) else pick(f"inputs[{index}]", text) for index, text in enumerate(call.inputs)),
+        inputs=tuple(
+            text if isinstance(text, tuple) else pick(f"{_input_field(call)}[{index}]", text) for index, text in enumerate(call.inputs)
+        ),
         suffix=pick("suffix", call.suffix),
         tools=tools,
         tool_choice=choice and replace(choice, name=pick("tool_choice.name", choice.name)),
@@ -241,9 +243,14 @@ def _tools(call: Call) -> Iterator[Located]:
 def _inputs(call: Call) -> Iterator[Located]:
     for index, text in enumerate(call.inputs):
         if isinstance(text, str):
-            yield f"inputs[{index}]", text
+            yield f"{_input_field(call)}[{index}]", text
     if call.suffix:
         yield "suffix", call.suffix
+
+
+def _input_field(call: Call) -> str:
+    """What the caller calls `Call.inputs`."""
+    return "prompt" if call.operation == "completion" else "input"
 
 
 def _rest(call: Call) -> Iterator[Located]:

@@ -50,18 +50,24 @@ def at_most(call: Call) -> int:
 
 
 def at_least(call: Call) -> int:
-    """A lower bound of the prompt's tokens. Runs of spaces count as at most one, so that indented text is not overrated."""
+    """A lower bound of the prompt's tokens; of several inputs, each a prompt of its own, the longest one's.
+
+    Runs of spaces count as at most one, so that indented text is not overrated.
+    """
     words = size = 0
     for message in call.messages:
         for text in _texts(message):
             words += max(text.count(" ") - 2 * text.count("  ") - 1, 0)
             size += len(text)
-    tokens = sum(len(text) for text in call.inputs if not isinstance(text, str))
-    for piece in call.inputs:
-        if isinstance(piece, str):
-            words += max(piece.count(" ") - 2 * piece.count("  ") - 1, 0)
-            size += len(piece)
-    return tokens + max(words, size // LONGEST_TOKEN)
+    if call.inputs:
+        return max(_least_of(piece) for piece in call.inputs)
+    return max(words, size // LONGEST_TOKEN)
+
+
+def _least_of(piece: str | tuple[int, ...]) -> int:
+    if not isinstance(piece, str):
+        return len(piece)
+    return max(piece.count(" ") - 2 * piece.count("  ") - 1, len(piece) // LONGEST_TOKEN, 0)
 
 
 def _texts(message: Message) -> list[str]:

@@ -38,7 +38,7 @@ class Ticket(Entry):
     def __init__(self, gate: "_Gate", x: Exchange, call: Call) -> None:
         principal = x.principal
         kind = x.traffic if x.traffic in WEIGHTS else LIVE
-        super().__init__((kind, principal.tenant, principal.key_id) if principal is not None else (kind, "", ""), call.n)
+        super().__init__((kind, principal.tenant, principal.key_id) if principal is not None else (kind, "", ""), call.choices)
         self._gate = gate
         self._streams = call.stream
         self._since = gate.clock.monotonic()
@@ -137,7 +137,7 @@ class Turnstile:
         assert call is not None
         model = self.models.get(target.provider)
         slots = model.slots if model is not None else None
-        if slots is None or call.n > slots:
+        if slots is None or call.choices > slots:
             # Unknown until the engine has been spoken to; and more choices than slots is for the engine itself to refuse.
             return None
         gate = self._gates.get(target.provider)

@@ -8,7 +8,7 @@ import pytest
 
 from gatehouse.core.calls import Call, ImagePart, Message, TextPart, ThinkingPart, Tool, ToolCall, ToolChoice
 from gatehouse.core.plans import Capability
-from gatehouse.dialects.openai import encode_request
+from gatehouse.dialects.openai import encode_completion_request, encode_embedding_request, encode_request
 from gatehouse.dialects.openai.profiles import HOSTED, OPENAI, PLAIN, SERVERS, Profile
 
 PROFILES = {"openai-compatible": PLAIN, **SERVERS, **HOSTED}
@@ -127,11 +127,13 @@ def test_openrouter_keeps_marks_for_a_cache() -> None:
     assert parts[0] == {"type": "text", "text": "What is it?", "cache_control": {"type": "ephemeral"}}
 
 
-def test_every_operation_left_out_is_a_capability_less() -> None:
-    """Embeddings and completions are only for targets whose server has them."""
-    assert Capability.EMBEDDINGS not in HOSTED["groq"].capabilities
-    assert Capability.COMPLETIONS not in HOSTED["mistral"].capabilities
-    assert Capability.EMBEDDINGS in HOSTED["mistral"].capabilities
+def test_bodies_of_the_other_operations_are_in_a_profiles_words() -> None:
+    """What a server drops, renames or counts by itself holds for completions and embeddings too."""
+    embed = Call(operation="embedding", model="m", inputs=("x",), dimensions=8, user="u")
+    assert json.loads(encode_embedding_request(embed, "t", HOSTED["mistral"])) == {"model": "t", "input": "x", "output_dimension": 8}
+    text = Call(operation="completion", model="m", inputs=("x",), stream=True, user="u", max_tokens=3)
+    wanted = {"model": "t", "prompt": "x", "stream": True, "max_tokens": 3}
+    assert json.loads(encode_completion_request(text, "t", HOSTED["together"])) == wanted
 
 
 def test_the_operators_choices_are_the_profiles() -> None:

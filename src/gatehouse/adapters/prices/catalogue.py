@@ -21,7 +21,10 @@ _OF_BUCKET: Final = {
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What the catalogue says: decimal strings of USD per million tokens by bucket, the context window, and its source."""
+    """What the catalogue says: decimal strings of USD per million tokens by bucket, the context window, and its source.
+
+    Models that only read, as those that make embeddings, have no price of output.
+    """
 
     prices: dict[str, str]
     context_window: int | None
@@ -44,7 +47,7 @@ class PriceCatalogue:
         if info is None:
             return None
         listed = _listed(info.get_prices(at))
-        if "input" not in listed or "output" not in listed:
+        if "input" not in listed:
             return None
         return Listing(listed, info.context_window, f"genai-prices {version('genai-prices')} {provider.id}/{info.id}")
 

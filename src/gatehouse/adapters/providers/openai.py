@@ -10,7 +10,17 @@ from gatehouse.adapters.providers._codec import Codec, Credential, Form, segment
 from gatehouse.core.calls import Call, Operation
 from gatehouse.core.events import Answer
 from gatehouse.core.plans import Target
-from gatehouse.dialects.openai import StreamDecoder, decode_answer, decode_error, encode_request
+from gatehouse.dialects.openai import (
+    CompletionStreamDecoder,
+    StreamDecoder,
+    decode_answer,
+    decode_completion,
+    decode_embeddings,
+    decode_error,
+    encode_completion_request,
+    encode_embedding_request,
+    encode_request,
+)
 from gatehouse.dialects.openai.profiles import AZURE, PLAIN, Profile
 
 BEARER: Final = Credential()
@@ -44,15 +54,33 @@ def azure_codec(api_version: str | None, credential: Literal["api-key", "bearer"
     return Codec(name="azure-openai", forms=forms, decode_error=decode_error, credential=said, health=f"/openai/models{query}")
 
 
-_PATHS: Final[dict[Operation, str]] = {"chat": "/chat/completions"}
+_PATHS: Final[dict[Operation, str]] = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
 
 
 def _forms(profile: Profile, base: str = "") -> dict[Operation, Form]:
     def encode_chat(call: Call, target: Target) -> bytes:
         return encode_request(call, target.model, profile)
 
-    chat = Form(f"{base}{_PATHS['chat']}", encode_chat, _decode_chat, _read_chat)
-    return {"chat": chat}
+    def encode_completion(call: Call, target: Target) -> bytes:
+        return encode_completion_request(call, target.model, profile)
+
+    def encode_embedding(call: Call, target: Target) -> bytes:
+        return encode_embedding_request(call, target.model, profile)
+
+    forms: dict[Operation, Form] = {
+        "chat": Form(f"{base}{_PATHS['chat']}", encode_chat, _decode_chat, _read_chat),
+        "completion": Form(f"{base}{_PATHS['completion']}", encode_completion, _decode_completion, _read_completion),
+        "embedding": Form(f"{base}{_PATHS['embedding']}", encode_embedding, decode_embeddings),
+    }
+    return {operation: form for operation, form in forms.items() if operation in profile.operations}
+
+
+def _decode_completion(body: bytes, call: Call) -> Answer:
+    return decode_completion(body)
+
+
+def _read_completion(call: Call) -> CompletionStreamDecoder:
+    return CompletionStreamDecoder(call.choices)
 
 
 def _decode_chat(body: bytes, call: Call) -> Answer:

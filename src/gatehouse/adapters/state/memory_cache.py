@@ -83,6 +83,7 @@ class MemoryCache:
 def _size(answer: Answer) -> int:
     """Bytes in memory, near enough: strings exactly, the rest by a generous constant."""
     size = _OVERHEAD + sys.getsizeof(answer.raw) + _text(answer.id) + _text(answer.model)
+    size += sum(sys.getsizeof(vector) for vector in answer.vectors)
     for choice in answer.choices:
         size += _OVERHEAD + _text(choice.text) + _text(choice.reasoning) + _text(choice.refusal)
         for tool in choice.tools:

@@ -8,7 +8,6 @@ For the same reason a shape has a tag only where it is one of several: alone, it
 
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gatehouse.core.calls import AudioPart, FilePart, ImagePart, Message, Part, RefusalPart, ResponseFormat, TextPart, Tool, ToolCall
@@ -311,7 +310,3 @@ class ChatRequest(_Shape):
     metadata: Annotated[dict[Label, Annotated[str, Meta(max_length=512)]], Meta(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-
-
-FIELDS: Final = frozenset(field.encode_name for field in msgspec.structs.fields(ChatRequest))
-"""Every top-level name this dialect knows; all others go to `Call.extra`."""

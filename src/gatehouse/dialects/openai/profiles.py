@@ -26,6 +26,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     base_url: str = ""
     operations: frozenset[Operation] = _ALL
+    """What it has an endpoint for."""
     lacks: frozenset[Capability] = frozenset()
     """What its targets cannot do unless the operator says otherwise."""
     tokens_field: TokensField = "max_tokens"
@@ -63,12 +64,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What its targets can do."""
-        lacking = set(self.lacks)
-        if "embedding" not in self.operations:
-            lacking.add(Capability.EMBEDDINGS)
-        if "completion" not in self.operations:
-            lacking.add(Capability.COMPLETIONS)
-        return frozenset(Capability) - lacking
+        return frozenset(Capability) - self.lacks
 
 
 PLAIN: Final = Profile(name="openai-compatible", source="https://platform.openai.com/docs/api-reference/chat")

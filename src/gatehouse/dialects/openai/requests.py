@@ -36,10 +36,10 @@ from gatehouse.core.calls import (
     ToolChoice,
 )
 from gatehouse.dialects._forbidden import FORBIDDEN, refuse_forbidden
-from gatehouse.dialects._json import explain, invalid, plain, refuse_ambiguity
+from gatehouse.dialects._json import explain, invalid, refuse_ambiguity
 from gatehouse.dialects._schemas import SchemaBounds
+from gatehouse.dialects.openai._bodies import is_unknown_field, read_with_extra
 from gatehouse.dialects.openai._shapes import (
-    FIELDS,
     MAX_REMOTE_URL,
     AnyMessage,
     AssistantShape,
@@ -68,7 +68,7 @@ def decode_request(body: bytes) -> Call:
     try:
         request = msgspec.json.decode(body, type=ChatRequest)
     except (ValueError, RecursionError) as fault:
-        if not (isinstance(fault, msgspec.ValidationError) and str(fault).startswith("Object contains unknown field")):
+        if not is_unknown_field(fault):
             raise explain(fault, body) from None
         request, extra = _decode_with_extra(body, fault)
     else:
@@ -106,25 +106,13 @@ def decode_request(body: bytes) -> Call:
     )
 
 
-def _decode_with_extra(body: bytes, fault: msgspec.ValidationError) -> tuple[ChatRequest, dict[str, Any]]:
+def _decode_with_extra(body: bytes, fault: Exception) -> tuple[ChatRequest, dict[str, Any]]:
     """The longer way, for a body with top-level fields we do not know."""
-    value = plain(body)
-    extra = {name: item for name, item in value.items() if name not in FIELDS}
-    if not extra:
-        raise explain(fault, body)
-    refuse_ambiguity(body, value)
-    refuse_forbidden(extra)
-    extra = {name: item for name, item in extra.items() if item is not None}
+    request, extra = read_with_extra(body, ChatRequest, fault)
     for name, successor in _SUCCESSORS.items():
         if name in extra:
             raise invalid(name, f"this field is no longer accepted; use {successor}.", "unknown_field")
-    for name in extra:
-        if len(name) > 64 or not name.isprintable():
-            raise invalid(name, "unknown field.", "unknown_field")
-    try:
-        return msgspec.convert({name: item for name, item in value.items() if name in FIELDS}, ChatRequest), extra
-    except (ValueError, RecursionError) as narrower:
-        raise explain(narrower, body) from None
+    return request, extra
 
 
 def _check(request: ChatRequest, size: int) -> None:

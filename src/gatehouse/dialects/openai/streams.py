@@ -6,7 +6,7 @@ import msgspec
 
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import UpstreamFailed
-from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, ToolDelta
+from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, FinishReason, ToolDelta
 from gatehouse.core.usage import Usage
 from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects._sse import MAX_FRAME, FrameTooLarge, SSEParser, read_frame
@@ -26,6 +26,8 @@ class StreamDecoder:
     forget the former). What comes after `[DONE]` is dropped. Read until `finished` or the end of the bytes, then `close`.
     """
 
+    dialect = NAME
+    """What the events it makes are marked with."""
     __slots__ = ("_begun", "_choices", "_decode", "_decode_strictly", "_ended", "_failure", "_opaque", "_parser", "finished")
 
     def __init__(self, choices: int = 1, max_frame: int = MAX_FRAME) -> None:
@@ -118,7 +120,15 @@ class StreamDecoder:
         else:
             deltas = tuple([self._delta(choice) for choice in choices])
         return Chunk(
-            deltas, reply.id or "", reply.model or "", int(reply.created or 0), usage, reply.system_fingerprint, raw, NAME, self._opaque
+            deltas,
+            reply.id or "",
+            reply.model or "",
+            int(reply.created or 0),
+            usage,
+            reply.system_fingerprint,
+            raw,
+            self.dialect,
+            self._opaque,
         )
 
     def _read(self, payload: bytes) -> ChunkReply:
@@ -131,13 +141,7 @@ class StreamDecoder:
 
     def _delta(self, choice: ChoicePiece) -> ChoiceDelta:
         index = choice.index
-        begins = index not in self._begun
-        if begins:
-            self._begun.add(index)
-        finish = None
-        if choice.finish_reason is not None:
-            self._ended.add(index)
-            finish = finish_reason(choice.finish_reason)
+        begins, finish = self._follow(index, choice.finish_reason)
         delta = choice.delta
         if delta is None:
             return ChoiceDelta(index, finish=finish, logprobs=choice.logprobs, begins=begins)
@@ -151,6 +155,16 @@ class StreamDecoder:
             choice.logprobs,
             begins,
         )
+
+    def _follow(self, index: int, said: str | None) -> tuple[bool, FinishReason | None]:
+        """Whether a choice begins with this piece, and how it ends with it."""
+        begins = index not in self._begun
+        if begins:
+            self._begun.add(index)
+        if said is None:
+            return begins, None
+        self._ended.add(index)
+        return begins, finish_reason(said)
 
 
 def _tool_delta(at: int, piece: ToolPiece) -> ToolDelta:
@@ -171,7 +185,9 @@ def encode_event(event: Event, call: Call, cost: str | None) -> bytes:
         if event.raw and event.dialect == NAME:
             if event.usage is None:
                 return event.raw
-            return _pass_usage(event, call, cost)
+            passed = pass_usage(event, call, cost)
+            if passed is not None:
+                return passed
         return _write_chunk(event, call, cost)
     assert isinstance(event, Answer)
     return _replay(event, call, cost)
@@ -182,8 +198,8 @@ def end_of_stream() -> bytes:
     return _END
 
 
-def _pass_usage(chunk: Chunk, call: Call, cost: str | None) -> bytes:
-    """A chunk as it came, but without usage or with its cost; written anew when what the target put beside it cannot be."""
+def pass_usage(chunk: Chunk, call: Call, cost: str | None) -> bytes | None:
+    """A chunk as it came, but without usage or with its cost; None when what the target put beside it cannot be written again."""
     if not call.include_usage and not chunk.choices:
         return b""
     if call.include_usage and cost is None:
@@ -197,18 +213,18 @@ def _pass_usage(chunk: Chunk, call: Call, cost: str | None) -> bytes:
             value.pop("usage", None)
         return _frame(value)
     except (ValueError, RecursionError, OverflowError):
-        return _write_chunk(chunk, call, cost)
+        return None
 
 
 def _write_chunk(chunk: Chunk, call: Call, cost: str | None) -> bytes:
     """A chunk in our own words. Usage that another dialect tells with the finish gets a frame of its own, where clients look for it."""
     usage = chunk.usage if call.include_usage and not chunk.interim else None
     if not chunk.choices:
-        return b"" if usage is None else _frame(_with_usage(_body(chunk, call, []), usage, cost))
+        return b"" if usage is None else _frame(with_usage(_body(chunk, call, []), usage, cost))
     body = _body(chunk, call, [_write_delta(delta) for delta in chunk.choices])
     if usage is None or chunk.dialect == NAME:
-        return _frame(_with_usage(body, usage, cost))
-    return _frame(body) + _frame(_with_usage(_body(chunk, call, []), usage, cost))
+        return _frame(with_usage(body, usage, cost))
+    return _frame(body) + _frame(with_usage(_body(chunk, call, []), usage, cost))
 
 
 def _body(event: Chunk | Answer, call: Call, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -224,7 +240,8 @@ def _body(event: Chunk | Answer, call: Call, choices: list[dict[str, Any]]) -> d
     return body
 
 
-def _with_usage(body: dict[str, Any], usage: Usage | None, cost: str | None) -> dict[str, Any]:
+def with_usage(body: dict[str, Any], usage: Usage | None, cost: str | None) -> dict[str, Any]:
+    """`body` with the usage that was asked for, and what it cost."""
     if usage is not None:
         body["usage"] = write_usage(usage)
         if cost is not None:
@@ -268,7 +285,7 @@ def _replay(answer: Answer, call: Call, cost: str | None) -> bytes:
         frames.append(_frame(_body(answer, call, [_write_delta(_whole(choice))])))
         frames.append(_frame(_body(answer, call, [_write_delta(ChoiceDelta(choice.index, finish=choice.finish))])))
     if answer.usage is not None and call.include_usage:
-        frames.append(_frame(_with_usage(_body(answer, call, []), answer.usage, cost)))
+        frames.append(_frame(with_usage(_body(answer, call, []), answer.usage, cost)))
     return b"".join(frames)
 
 

@@ -88,7 +88,8 @@ class Cache:
         miss = self._misses.pop(x, None)
         if miss is None or miss.answer is None or x.outcome is not Outcome.COMPLETED or x.cache != "miss":
             return
-        if miss.answer.choices and all(choice.finish in _ENDED_WELL for choice in miss.answer.choices):
+        answers = miss.answer.choices or (x.call is not None and x.call.operation == "embedding")
+        if answers and all(choice.finish in _ENDED_WELL for choice in miss.answer.choices):
             self._answers.put(miss.key, miss.answer, miss.ttl, miss.stale)
 
     def stale(self, x: Exchange) -> Answer | None:
@@ -147,4 +148,4 @@ def _length(event: Event) -> int:
             len(choice.text) + len(choice.reasoning) + len(choice.refusal) + sum(len(tool.arguments) for tool in choice.tools)
             for choice in event.choices
         )
-    return len(event.raw)
+    return len(event.raw) + sum(len(vector) for vector in event.vectors)

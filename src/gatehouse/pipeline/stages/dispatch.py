@@ -455,7 +455,7 @@ class Dispatch:
         usage = event.usage
         assert usage is not None
         into, out = usage.input_total, usage.output_total
-        most = MOST_TOKENS * (x.call.n if x.call is not None else 1)
+        most = MOST_TOKENS * (x.call.choices if x.call is not None else 1)
         if into > MOST_TOKENS or out > most or min(msgspec.structs.astuple(usage)) < 0:
             _flag(x, "absurd_usage")
             return msgspec.structs.replace(event, usage=None, raw=b"")
@@ -496,7 +496,7 @@ class Dispatch:
             usage = self._prompt(x, run)
         output = max(run.pieces, -(-run.characters // CHARACTERS_A_TOKEN))
         if call.max_tokens is not None:
-            output = min(output, max(0, call.n * call.max_tokens - usage.output_total))
+            output = min(output, max(0, call.choices * call.max_tokens - usage.output_total))
         self._charge(x, run, msgspec.structs.replace(usage, output=usage.output + output))
         _flag(x, "estimated_usage")
 

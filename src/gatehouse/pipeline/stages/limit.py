@@ -31,6 +31,8 @@ MOST_CALLERS: Final = 20_000
 _ORDER: Final = (Dimension.REQUESTS, Dimension.TOKENS, Dimension.SLOTS, Dimension.MONEY)
 _TWICE: Final = (Dimension.TOKENS, Dimension.MONEY)
 """What two attempts use twice."""
+_PROMPTS: Final = {"chat": ("messages", "messages"), "completion": ("prompt", "prompt"), "embedding": ("input", "input")}
+"""For each operation what a caller calls the prompt, and its field."""
 _FULL_WINDOW: Final = "1m2s"
 """After so long without a call a window is whole again, leases and all."""
 
@@ -174,7 +176,7 @@ class Limit:
                 terms = _Terms(fitting)
         if output != call.max_tokens and call.operation != "embedding":
             x.call = msgspec.structs.replace(call, max_tokens=output)
-        return prompt, output * call.n, terms.prices
+        return prompt, output * call.choices, terms.prices
 
     def _caller(self, principal: Principal, now: float) -> _Caller:
         """The caller's entry, made anew when its limits or the period have changed."""
@@ -227,7 +229,9 @@ def _fit(call: Call, plan: Plan, output: int, exact: int | None) -> tuple[Plan, 
 
     An estimate above the prompt's size proves nothing, so without an exact count only the lower bound refuses.
     """
-    prompt = exact if exact is not None else at_least(call)
+    # Each input of a call is read by itself, so what counts is the longest.
+    one = len(call.inputs) <= 1
+    prompt = exact if exact is not None and one else at_least(call)
     asked = call.max_tokens is not None
     room = 0
 
@@ -245,7 +249,7 @@ def _fit(call: Call, plan: Plan, output: int, exact: int | None) -> tuple[Plan, 
 
     groups = [kept for group in (plan.targets, *plan.fallbacks) if (kept := tuple(target for target in group if fits(target)))]
     if not groups:
-        raise _too_long(call, plan, prompt, output, exact is not None)
+        raise _too_long(call, plan, prompt, output, exact is not None and one)
     narrowed = (groups[0], tuple(groups[1:]))
     if narrowed != (plan.targets, plan.fallbacks):
         plan = msgspec.structs.replace(plan, targets=narrowed[0], fallbacks=narrowed[1])
@@ -255,12 +259,10 @@ def _fit(call: Call, plan: Plan, output: int, exact: int | None) -> tuple[Plan, 
 def _too_long(call: Call, plan: Plan, prompt: int, output: int, exact: bool) -> ContextTooLong:
     window = max(target.context_window for target in plan.everywhere if target.context_window is not None)
     said = f"{prompt} tokens" if exact else f"at least {prompt} tokens"
-    wanted = f" and max_tokens asks for {output} more" if call.max_tokens is not None else ""
-    advice = "Shorten the messages" + (" or lower max_tokens." if wanted else ".")
-    return ContextTooLong(
-        f"The prompt has {said}{wanted}; the context of model {plan.model!r} holds {window}. {advice}",
-        param="messages",
-    )
+    wanted = f" and max_tokens asks for {output} more" if output and call.max_tokens is not None else ""
+    what, param = _PROMPTS[call.operation]
+    advice = f"Shorten the {what}" + (" or lower max_tokens." if wanted else ".")
+    return ContextTooLong(f"The prompt has {said}{wanted}; the context of model {plan.model!r} holds {window}. {advice}", param=param)
 
 
 def _tell(x: Exchange, caller: _Caller) -> None:

@@ -8,12 +8,13 @@ from typing import Final
 
 import msgspec
 
-from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart
+from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Operation
 from gatehouse.core.errors import InvalidRequest, NotFound, Unavailable
 from gatehouse.core.plans import Capability, Plan, Target
 from gatehouse.pipeline.exchange import Exchange
 
 _PARTS: Final = {ImagePart: Capability.IMAGES, AudioPart: Capability.AUDIO, FilePart: Capability.FILES}
+_ARTICLES: Final[dict[Operation, str]] = {"chat": "a chat", "completion": "a completion", "embedding": "an embedding"}
 
 _FIELDS: Final = (
     ("logprobs", Capability.LOGPROBS),
@@ -81,8 +82,8 @@ class Route:
             # Asked for by an alias: from here on there is one name, in records, cache and metrics too.
             call = x.call = msgspec.structs.replace(call, model=plan.model)
         needs = needed(call)
-        if needs or not _all_priced(plan):
-            plan = _narrow(plan, needs)
+        if needs or not _all_suit(plan, call.operation):
+            plan = _narrow(plan, call.operation, needs)
         x.plan = plan
 
     def settle(self, x: Exchange) -> None:
@@ -90,10 +91,11 @@ class Route:
 
 
 def needed(call: Call) -> frozenset[Capability]:
-    """What a target must be able to do for this call; streaming is not in it, since a whole answer can be replayed as a stream."""
+    """What a target must be able to do for this call beside its operation.
+
+    Streaming is not in it, since a whole answer can be replayed as a stream.
+    """
     needs: set[Capability] = set()
-    if call.operation != "chat":
-        needs.add(Capability.EMBEDDINGS if call.operation == "embedding" else Capability.COMPLETIONS)
     for message in call.messages:
         if type(message.content) is tuple:
             needs.update(_PARTS[type(part)] for part in message.content if type(part) in _PARTS)
@@ -107,6 +109,8 @@ def needed(call: Call) -> frozenset[Capability]:
         needs.update([capability for field, capability in _FIELDS if getattr(call, field)])
     if call.seed is not None:
         needs.add(Capability.SEED)
+    if call.suffix:
+        needs.add(Capability.INFILL)
     return frozenset(needs)
 
 
@@ -119,20 +123,33 @@ def _needed_tools(call: Call) -> set[Capability]:
     return needs
 
 
-def _all_priced(plan: Plan) -> bool:
-    return all(target.price is not None for target in plan.everywhere)
+def _all_suit(plan: Plan, operation: Operation) -> bool:
+    """Whether every target does `operation` at a known price: then there is nothing to narrow for a call without needs."""
+    for target in plan.everywhere:  # noqa: SIM110 - all() with a generator costs a microsecond of every call
+        if target.price is None or operation not in target.operations:
+            return False
+    return True
 
 
-def _narrow(plan: Plan, needs: frozenset[Capability]) -> Plan:
+def _narrow(plan: Plan, operation: Operation, needs: frozenset[Capability]) -> Plan:
+    doing = [target for target in plan.everywhere if operation in target.operations]
+    if not doing:
+        known = ", ".join(sorted({each for target in plan.everywhere for each in target.operations}))
+        raise InvalidRequest(
+            f"Model {plan.model!r} does not do this: it takes {known} requests, and this is {_ARTICLES[operation]} request.",
+            code="unsupported_operation",
+            param="model",
+        )
+
     def keep(group: tuple[Target, ...]) -> tuple[Target, ...]:
-        return tuple(target for target in group if target.capabilities >= needs and target.price is not None)
+        return tuple(target for target in group if target in doing and target.capabilities >= needs and target.price is not None)
 
     groups = [kept for group in (plan.targets, *plan.fallbacks) if (kept := keep(group))]
     if groups:
         return msgspec.structs.replace(plan, targets=groups[0], fallbacks=tuple(groups[1:]))
-    able = [target for target in plan.everywhere if target.capabilities >= needs]
+    able = [target for target in doing if target.capabilities >= needs]
     if not able:
-        best = max(plan.everywhere, key=lambda target: len(target.capabilities & needs))
+        best = max(doing, key=lambda target: len(target.capabilities & needs))
         lacking = ", ".join(sorted(needs - best.capabilities))
         raise InvalidRequest(f"Model {plan.model!r} cannot do what this call needs: {lacking}.", code="unsupported_capability")
     raise Unavailable(

@@ -75,6 +75,7 @@ def _openai(plan: Plan) -> dict[str, Any]:
         "owned_by": _OWNER,
         "context_window": window,
         "max_output_tokens": plan.max_output_tokens,
+        "operations": sorted({operation for target in plan.targets for operation in target.operations}),
     }
 
 
