@@ -20,7 +20,6 @@ BEDROCK_CAPABILITIES: Final = frozenset(
         Capability.FILES,
         Capability.AUDIO,
         Capability.JSON_SCHEMA,
-        Capability.EMBEDDINGS,
     }
 )
 """What Converse and InvokeModel have words for; which model behind them does it, AWS's page "Supported models and features" says."""
