@@ -137,7 +137,7 @@ async def test_when_all_are_refused_the_target_is(model: HttpModel, doorman: Doo
     assert doorman.asked == list(KEYS)
     doorman.asked.clear()
     assert (await refused(model)).code == "upstream_auth"
-    assert doorman.asked == [KEYS[0]]
+    assert len(doorman.asked) == 1
     doorman.says.clear()
     await ask(model)
     doorman.asked.clear()
