@@ -130,7 +130,15 @@ def anthropic_whole(story: Story) -> bytes:
 
 
 def anthropic_stream(story: Story) -> bytes:
-    begun = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None, "stop_sequence": None}
+    begun: dict[str, Any] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+    }
     events: list[dict[str, Any]] = [{"type": "message_start", "message": {**begun, "usage": {**USAGE["anthropic"], "output_tokens": 1}}}]
     index = 0
 
@@ -150,11 +158,8 @@ def anthropic_stream(story: Story) -> bytes:
         start = {"type": "tool_use", "id": tool.id, "name": tool.name, "input": {}}
         block(start, [{"type": "input_json_delta", "partial_json": text} for text in ("", *tool.pieces)])
     reason = "tool_use" if story.tools else "end_turn"
-    end = {
-        "type": "message_delta",
-        "delta": {"stop_reason": reason, "stop_sequence": None},
-        "usage": {name: count for name, count in USAGE["anthropic"].items() if name.startswith("output")},
-    }
+    counted = {name: count for name, count in USAGE["anthropic"].items() if name.startswith("output")}
+    end = {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None}, "usage": counted}
     return sse(*events, end, {"type": "message_stop"}, named=True)
 
 
