@@ -4,6 +4,7 @@ Unknown keys, duplicate keys and wrong types are refused, because a setting that
 that does not start.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -116,6 +117,11 @@ def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"$.providers[{index}]", f"provider {provider.name!r} of kind {provider.kind} {problem}"
     for index, model in enumerate(settings.models):
         yield from _model_problems(f"$.models[{index}]", model, providers, {model.name for model in settings.models})
+    for net in settings.fetch.networks:
+        try:
+            ipaddress.ip_network(net)
+        except ValueError:
+            yield "$.fetch.networks", f"fetch.networks: {net!r} is not a network like 10.1.2.0/24"
     if settings.prices.on_unknown == "fallback" and settings.prices.fallback is None:
         yield "$.prices", "prices.on_unknown is fallback, so prices.fallback must be given"
     if settings.prices.fallback is not None and (problem := _price_problem(settings.prices.fallback)):

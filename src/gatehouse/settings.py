@@ -321,6 +321,8 @@ class ModelSettings(_Tree, frozen=True):
     """Off unless given."""
     guard: GuardSettings = GuardSettings()
     """Secrets and unscannable content."""
+    remote_urls: Literal["refuse", "fetch", "pass"] = "refuse"
+    """Addresses of images and files in a call: refused, fetched by the gateway under `fetch` below, or left to the target to fetch."""
     strict_audit: bool = False
     """Wait until the record of the call is on disk before a target is asked."""
 
@@ -360,6 +362,27 @@ class CacheMemorySettings(_Tree, frozen=True):
 
     max_bytes: Positive = 64 * 1024 * 1024
     """Bytes a worker keeps."""
+
+
+class FetchSettings(_Tree, frozen=True):
+    """What the gateway fetches for models with `remote_urls: fetch`: public addresses only, directly and without redirects."""
+
+    http: bool = False
+    """Take http:// addresses as well."""
+    ports: list[Annotated[int, Meta(ge=1, le=65535)]] = []
+    """The ports that may be connected to; 80 and 443 unless there are any here."""
+    hosts: list[str] = []
+    """The only hosts, when there are any; "*.example.com" covers what ends so."""
+    networks: list[str] = []
+    """Networks that are not public and may be fetched from nevertheless ("10.1.2.0/24")."""
+    max_bytes: Positive = 8 * 1024 * 1024
+    """The largest image or file."""
+    max_per_call: Annotated[int, Meta(ge=1, le=64)] = 8
+    """How many addresses one call may have."""
+    seconds: Annotated[float, Meta(gt=0, le=60)] = 10.0
+    """Time for each of them."""
+    ca_bundle: str | None = None
+    """PEM file of the authorities to trust instead of the system's."""
 
 
 class TagSettings(_Tree, frozen=True):
@@ -410,6 +433,8 @@ class Settings(_Tree, frozen=True):
     """Unknown prices."""
     cache: CacheMemorySettings = CacheMemorySettings()
     """Memory for cached answers."""
+    fetch: FetchSettings = FetchSettings()
+    """Fetching what calls point to."""
     tags: TagSettings = TagSettings()
     """Cost tags."""
     attribution: AttributionSettings = AttributionSettings()

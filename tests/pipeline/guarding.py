@@ -10,6 +10,7 @@ from gatehouse.core.errors import GatehouseError
 from gatehouse.core.events import Answer, ChoiceDelta, Chunk, Event
 from gatehouse.core.plans import GuardPolicy, Plan, Target
 from gatehouse.core.ports import Finding, Scanner
+from gatehouse.core.remote import RemoteUrls
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.sieve import Spot
 from gatehouse.pipeline.stages.guard import Guard
@@ -28,10 +29,10 @@ def guard(scanner: Scanner = SCANNER, clock: FakeClock | None = None, **options:
     return Guard(scanner, clock or FakeClock(), **options)
 
 
-def exchange(call: Call | None = None, **policy: Any) -> Exchange:
+def exchange(call: Call | None = None, remote_urls: RemoteUrls = "pass", **policy: Any) -> Exchange:
     x = Exchange("req_1", Head("POST", "/", {}), None, None)  # type: ignore[arg-type]
     x.call = call
-    x.plan = Plan("m", (Target("p/m", "p", "m"),), guard=GuardPolicy(**policy))
+    x.plan = Plan("m", (Target("p/m", "p", "m"),), guard=GuardPolicy(**policy), remote_urls=remote_urls)
     return x
 
 

@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gatehouse.adapters.engines.client import EngineModel
+from gatehouse.adapters.fetching.web import FetchOptions, WebFetcher
 from gatehouse.adapters.guards.secrets import SecretScanner
 from gatehouse.adapters.state.memory_cache import MemoryCache
 from gatehouse.adapters.storage.journal import JournalWriter
@@ -36,6 +37,7 @@ from gatehouse.pipeline.key_cache import Fetch, KeyCache
 from gatehouse.pipeline.lease_book import LeaseBook
 from gatehouse.pipeline.order import ORDER, in_order
 from gatehouse.pipeline.reliability import Reliability
+from gatehouse.pipeline.remote_content import RemoteContent
 from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.authorise import Authorise
 from gatehouse.pipeline.stages.cache import Cache
@@ -51,7 +53,7 @@ from gatehouse.pipeline.target_loads import TargetLoads
 from gatehouse.pipeline.turns import Cancel, KeepPolicy, Turns
 from gatehouse.pipeline.turnstile import Turnstile
 from gatehouse.processes.protocol import Configure
-from gatehouse.settings import Settings, decode_custom, read_environment
+from gatehouse.settings import FetchSettings, Settings, decode_custom, read_environment
 
 T = TypeVar("T")
 
@@ -144,6 +146,7 @@ class CallPath:
         scanner = SecretScanner()
         self._pack = scanner.version
         names = tuple(stage.name for stage in ORDER)
+        self._remote: RemoteContent | None = None
         self._attributor = attributor = Attributor(message.keys.end_user, scanner)
         commitments = Commitments(message.keys.commitment)
         books = Bookkeeper(journal, clock, self.tally, commitments, lambda: self._policy, names, self.offload, attributor)
@@ -162,7 +165,7 @@ class CallPath:
                 Authorise(self.table.canonical),
                 Route(self.table),
                 limit,
-                Guard(scanner, clock, flag_only=scanner.flag_only),
+                Guard(scanner, clock, flag_only=scanner.flag_only, fetch=self._fetched),
                 cache,
                 Dispatch(self._models.by_provider, books, clock, rng, self.tally, turnstile, reliability),
             ),
@@ -234,6 +237,8 @@ class CallPath:
             wanted[name] = (path, lambda path=path: EngineModel(Path(path)))  # type: ignore[misc]
         left = self._models.replace(wanted)
         self.table.replace(message.plans)
+        if any(plan.remote_urls == "fetch" for plan in message.plans):
+            self._remote = self._remote_content(settings.fetch)
         self._attributor.configure(AttributionPolicy(frozenset(settings.tags.allow), settings.attribution.user))
         self._targets = reachable(message.plans)
         self.health.forgive()
@@ -247,6 +252,23 @@ class CallPath:
         self.settings = settings
         self._policy = f"{message.version}/{self._pack}"
         return left
+
+    @staticmethod
+    def _remote_content(settings: FetchSettings) -> RemoteContent:
+        options = FetchOptions(
+            http=settings.http,
+            ports=frozenset(settings.ports or (80, 443)),
+            hosts=tuple(settings.hosts),
+            networks=tuple(settings.networks),
+            max_bytes=settings.max_bytes,
+            seconds=settings.seconds,
+            ca_bundle=settings.ca_bundle,
+        )
+        return RemoteContent(WebFetcher(options), settings.max_per_call)
+
+    async def _fetched(self, call: Call) -> Call:
+        assert self._remote is not None, "a plan that fetches was put in force without its fetcher"
+        return await self._remote.fetched(call)
 
     async def _close_later(self, model: Model) -> None:
         await self._clock.sleep(OLD_MODEL_SECONDS)

@@ -91,6 +91,7 @@ def _plan(model: ModelSettings, targets: dict[str, tuple[Target, ...]], models: 
         retries=model.retries,
         hedge=None if model.hedge is None else Hedge(model.hedge.after, model.hedge.quantile, model.hedge.share),
         ladder=None if model.ladder is None else Ladder(model.ladder.stale, model.ladder.text),
+        remote_urls=model.remote_urls,
     )
     digest = hashlib.blake2b(msgspec.msgpack.encode(plan, order="sorted"), digest_size=16).digest()
     return msgspec.structs.replace(plan, digest=digest, aliases=tuple(model.aliases))

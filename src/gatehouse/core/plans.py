@@ -6,6 +6,7 @@ from typing import Final, Literal
 import msgspec
 
 from gatehouse.core.calls import Operation
+from gatehouse.core.remote import RemoteUrls
 from gatehouse.core.usage import Price
 
 
@@ -154,6 +155,8 @@ class Plan(msgspec.Struct, frozen=True):
     """How often targets that failed are asked once more when there is no other, inside the retry budget."""
     hedge: Hedge | None = None
     ladder: Ladder | None = None
+    remote_urls: RemoteUrls = "refuse"
+    """What becomes of addresses of images and files in a call."""
     digest: bytes = b""
     """Changes whenever anything above changes; part of the cache key."""
     aliases: tuple[str, ...] = ()

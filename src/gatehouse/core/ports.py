@@ -4,7 +4,7 @@ Time, chance and tasks are ports too, so that a seeded simulator can run the rea
 """
 
 from collections.abc import Coroutine, Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
@@ -216,6 +216,19 @@ class Scanner(Protocol):
 
     def is_clean(self, text: str, before: str = "") -> bool:
         """True when `scan` would find nothing and `hold_back` would say 0: the one question a stream asks an event."""
+
+
+class Fetcher(Protocol):
+    """Gets what a call points to, from the public net only."""
+
+    async def fetch(self, url: str, kind: Literal["image", "file"]) -> str:
+        """The content at `url` as a data: URL; its type is known by its own first bytes.
+
+        Raises:
+            UrlRefused: the address may not be gone to, or gave nothing fit.
+            Unavailable: too much is being fetched already.
+        """
+        ...
 
 
 class AnswerCache(Protocol):

@@ -18,7 +18,7 @@ TOOLS: Final = 512
 PER_TOOL: Final = 64
 PER_IMAGE: Final = 4096
 PER_FILE_ID: Final = 200_000
-"""A file the provider has and we cannot see."""
+"""A file we cannot see: the provider has it, or it has still to be fetched."""
 AUDIO_BYTES_PER_TOKEN: Final = 16
 """Base64 characters: 32 tokens a second, at the lowest bit rate in use."""
 LONGEST_TOKEN: Final = 128
@@ -88,7 +88,7 @@ def _part(part: Part) -> int:
             return PER_IMAGE
         case AudioPart(data=data):
             return PER_MESSAGE + len(data) // AUDIO_BYTES_PER_TOKEN
-        case FilePart(data=str(data)):
+        case FilePart(data=str(data)) if not data.startswith(("http://", "https://")):
             return PER_MESSAGE + len(data)
         case FilePart():
             return PER_FILE_ID

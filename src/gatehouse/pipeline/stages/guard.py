@@ -1,12 +1,14 @@
 """Guard reads what goes in and watches what comes out. It may rewrite the call and the answer, and never lets more through.
 
+What a call only points to is refused, or fetched once everything else has let the call pass (see `pipeline.remote_content`).
+
 Every text that a model will read is read first: as it came and folded, in one pass over all of them together; places are
 worked out only when that pass finds something. What no rule can read is named and left to the policy. A guard that cannot
 do its work refuses (503), except where the policy only asks it to flag.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -19,6 +21,7 @@ from gatehouse.core.plans import GuardPolicy, Plan
 from gatehouse.core.ports import Clock, Scanner
 from gatehouse.pipeline import texts
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.remote_content import check_remote_urls
 from gatehouse.pipeline.screen import Action, Found, Screen, answer_texts, rewritten_answer
 from gatehouse.pipeline.sieve import Sieve, Spot, merged, redacted
 from gatehouse.pipeline.watching import Watching
@@ -27,6 +30,8 @@ HIDDEN_TEXT: Final = "hidden-text"
 """The rule of this stage itself: text that a model reads and a person cannot see."""
 FAULT_FLAG: Final = "guard:fault"
 """The guard could not do its work and the policy was to flag."""
+FETCHED_FLAG: Final = "remote_content"
+"""We connected to somewhere for this call."""
 _PIECE: Final = 16_384
 """Characters read at a stretch, a quarter of it when they must be folded; between two pieces everybody else has a turn."""
 _PER_TEXT: Final = 256
@@ -41,16 +46,25 @@ class Guard:
     """Applies each plan's GuardPolicy with one rule pack.
 
     `flag_only` are rules too vague to act on, whatever the policy says. `budget` is how many seconds reading one call or one
-    whole answer may take.
+    whole answer may take. `fetch` puts what a call points to in the place of its addresses, for plans that want that.
     """
 
     name = "guard"
 
-    def __init__(self, scanner: Scanner, clock: Clock, *, flag_only: frozenset[str] = frozenset(), budget: float = 2.0) -> None:
+    def __init__(
+        self,
+        scanner: Scanner,
+        clock: Clock,
+        *,
+        flag_only: frozenset[str] = frozenset(),
+        budget: float = 2.0,
+        fetch: Callable[[Call], Awaitable[Call]] | None = None,
+    ) -> None:
         self._scanner = scanner
         self._clock = clock
         self._flag_only = flag_only
         self._budget = budget
+        self._fetch = fetch
         self._normaliser = Normaliser()
 
     def policy_version(self, plan: Plan) -> str:
@@ -62,7 +76,7 @@ class Guard:
 
         Raises:
             TooLarge: more text than the policy lets in.
-            InvalidRequest: text that is no Unicode.
+            InvalidRequest: text that is no Unicode; a remote address that the plan does not take, or that cannot be fetched.
             Blocked: content that the policy refuses: `code` is the rule ("unscannable" for what no rule reads), `param` the place.
             Unavailable: the guard could not do its work.
         """
@@ -73,24 +87,37 @@ class Guard:
         contents, unread = texts.plain(call)
         if unread:
             _refuse_unscannable(call, unread, policy)
+        fetches = bool(unread) and check_remote_urls(call, plan.remote_urls)
         joined = "\n".join(contents)
         if not joined.isascii():
             _check_unicode(call, joined)
         if (len(joined) if joined.isascii() else len(joined.encode())) > policy.max_text_bytes:
             raise TooLarge(f"The text of this call is larger than {policy.max_text_bytes} bytes.", param="messages")
-        if policy.input == "off":
-            return
+        if policy.input != "off":
+            await self._check(x, call, joined, policy.input)
+        if fetches:
+            # Last: what is refused here is never connected to, and a secret in the address has been found by now.
+            await self._put_in_place(x)
+
+    async def _check(self, x: Exchange, call: Call, joined: str, action: Action) -> None:
         try:
             found = await self._reads(joined) if len(joined) > _PIECE else self._shows(joined)
             if found:
-                await self._act(x, call, policy.input)
+                await self._act(x, call, action)
             assert x.call is not None
             for place, text in texts.seams(x.call):
-                await self._together(x, place, text, policy.input)
+                await self._together(x, place, text, action)
         except GatehouseError:
             raise
         except Exception as fault:
-            self._failed(x, fault, policy.input)
+            self._failed(x, fault, action)
+
+    async def _put_in_place(self, x: Exchange) -> None:
+        if self._fetch is None:
+            raise Unavailable("Remote addresses cannot be fetched here.", code="fetch_unavailable")
+        assert x.call is not None
+        x.call = await self._fetch(x.call)
+        _flag(x, FETCHED_FLAG)
 
     def watch(self, x: Exchange, events: Events) -> Events:
         """Screen what comes out, unless the policy does not look."""

@@ -1,0 +1,1 @@
+"""Fetching what a call points to."""
