@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from gatehouse.compose.plans import build_plans
+from gatehouse.core.plans import Breaker, Hedge, Ladder
 from gatehouse.operator_file import parse
 from gatehouse.settings import Settings
 
@@ -108,3 +109,38 @@ def test_the_digest_follows_every_change() -> None:
     changed = parse(BASE.replace("name: c", "name: c\n    guard: {output: block}") % "block", "f", {})
     second = [plan.digest for plan in build_plans(changed, nothing)]
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, True, False]
+
+
+RELIABLE = """
+providers:
+  - {name: lab, kind: openai-compatible, base_url: "http://127.0.0.1:8000/v1", health: {interval: 5}}
+models:
+  - name: a
+    policy: session
+    session_header: x-session-id
+    retries: 2
+    hedge: {quantile: 0.95, after: 0.2, share: 0.02}
+    cache: {ttl: 60}
+    ladder: {stale: 3600, text: "later"}
+    targets:
+      - {provider: lab, model: one, breaker: {failures: 3, open: 0.5, rest: 10}}
+      - {provider: lab, model: two, breaker: {enabled: false}}
+    fallbacks: [b, c]
+  - name: b
+    targets: [{provider: lab, model: three}]
+  - name: c
+    targets: [{engine: llamacpp, path: builtin}]
+"""
+
+
+def test_what_is_done_about_failures_is_in_the_plan() -> None:
+    """Breakers, policy, retries, hedge and ladder as the file says; a fallback's target knows what it stands for, and is an ordinary
+    target of its own model."""
+    plans = {plan.model: plan for plan in build_plans(parse(RELIABLE, "f", {}), nothing)}
+    plan = plans["a"]
+    assert (plan.policy, plan.session_header, plan.retries) == ("session", "x-session-id", 2)
+    assert (plan.hedge, plan.ladder) == (Hedge(0.2, 0.95, 0.02), Ladder(3600.0, "later"))
+    assert plan.targets[0].breaker == Breaker(failures=3, open=0.5, rest=10.0)
+    assert not plan.targets[1].breaker.enabled
+    assert [target.rung for target in plan.everywhere] == ["target", "target", "model", "embedded"]
+    assert [plans[name].targets[0].rung for name in "bc"] == ["target", "target"]

@@ -13,7 +13,7 @@ from gatehouse.core.errors import Blocked, GatehouseError, UpstreamFailed
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Events, ToolDelta
 from gatehouse.core.identity import Principal, Role
 from gatehouse.core.outcome import Outcome
-from gatehouse.core.plans import CachePolicy, GuardPolicy, Plan, Target
+from gatehouse.core.plans import CachePolicy, GuardPolicy, Ladder, Plan, Target
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Runner, Stage
@@ -340,3 +340,54 @@ async def test_a_redacted_call_is_kept_as_it_was_sent() -> None:
         secret = SecretMaker(seed).all()["npm-token"][0][1]
         x, _ = await house.ask(Call(model="m", messages=(Message("user", f"Is {secret} valid?"),)), guard=GuardPolicy(input="redact"))
         assert x.cache == cache
+
+
+class Degrading(Answering):
+    """A last stage whose targets are all out: it answers with what the cache has though its time is over, or fails."""
+
+    def __init__(self, cache: Cache) -> None:
+        super().__init__(error=UpstreamFailed("no", code="upstream_unreachable"))
+        self.cache = cache
+        self.out = False
+
+    async def admit(self, x: Exchange) -> Events | None:
+        if self.out and (answer := self.cache.stale(x)) is not None:
+            x.cache = "stale"
+            self.events, self.error = (answer,), None
+        elif not self.out:
+            self.events, self.error = (ANSWER,), None
+        else:
+            self.events, self.error = (), UpstreamFailed("no", code="upstream_unreachable")
+        return await super().admit(x)
+
+
+async def test_a_stale_answer_is_for_who_asks_the_ladder_and_does_not_become_fresh() -> None:
+    """Within `stale` seconds after its time the answer can be had; having been used it is not kept anew; then it is gone."""
+    house = House()
+    last = Degrading(house.cache)
+    house.target = last
+    house.runner = Runner((house.cache, last), house.clock)
+    ladder: dict[str, Any] = {"cache": CachePolicy("key", 60.0), "ladder": Ladder(stale=100.0)}
+    await house.ask(**ladder)
+    last.out = True
+    house.clock.advance(61)
+    x, events = await house.ask(**ladder)
+    assert (x.cache, events) == ("stale", [ANSWER])
+    assert house.cache.stale(x) is None, "settled"
+    with pytest.raises(UpstreamFailed):
+        await house.ask(headers={b"cache-control": b"no-cache"}, **ladder)
+    with pytest.raises(UpstreamFailed):
+        await house.ask(who=msgspec.structs.replace(ANN, key_id="bob"), **ladder)
+    house.clock.advance(100)
+    with pytest.raises(UpstreamFailed):
+        await house.ask(**ladder)
+
+
+async def test_without_a_ladder_nothing_is_kept_beyond_its_time() -> None:
+    """A route that does not ask for stale answers has none."""
+    house = House()
+    await house.ask(cache=CachePolicy("key", 60.0))
+    house.clock.advance(61)
+    assert len(house.answers) == 1
+    x, _ = await house.ask(cache=CachePolicy("key", 60.0))
+    assert x.cache == "miss"

@@ -502,3 +502,42 @@ def test_meters_stand_in_the_order_of_their_dimensions() -> None:
         ("key:a:slots", Dimension.SLOTS, 3),
         ("key:a:money:day:2026-01-01", Dimension.MONEY, 5),
     ]
+
+
+# -- two attempts at the same time ---------------------------------------------------------------------------------
+
+
+async def test_a_second_attempt_holds_tokens_and_money_once_more(world: World) -> None:
+    """Not its request nor its slot: it is one call. What both used is trued up as one."""
+    x = await world.admit(Limits(10, 10_000, 5, Budget(parse_usd("1"), "total")))
+    once = {hold.meter.dimension: hold.amount for hold in x.holds}
+    assert world.limit.hold_again(x)
+    twice = {hold.meter.dimension: hold.amount for hold in x.holds}
+    assert twice == {
+        Dimension.REQUESTS: 1,
+        Dimension.SLOTS: 1,
+        Dimension.TOKENS: 2 * once[Dimension.TOKENS],
+        Dimension.MONEY: 2 * once[Dimension.MONEY],
+    }
+    x.usage, x.charge = Usage(input=20, output=5), Money(123)
+    world.limit.settle(x)
+    assert world.left()["key:k1:money:total:all"] == 123
+
+
+async def test_what_is_not_at_hand_is_not_held(world: World) -> None:
+    """A budget for one and a half: no second attempt, and the first hold is as it was. Nobody is asked, nothing waits."""
+    most = CHEAP.ceiling(PROMPT, 500)
+    x = await world.admit(Limits(budget=Budget(Money(most + most // 2), "total")))
+    asked = world.line.asked
+    holds = x.holds
+    assert not world.limit.hold_again(x)
+    assert (x.holds, world.line.asked) == (holds, asked)
+    world.limit.settle(x)
+    assert world.left().get("key:k1:money:total:all", 0) == 0
+
+
+async def test_who_has_no_limits_needs_no_second_hold(world: World) -> None:
+    """Nothing is measured, so nothing stands in the way."""
+    x = await world.admit(Limits())
+    assert world.limit.hold_again(x)
+    assert x.holds == ()

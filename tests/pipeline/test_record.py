@@ -21,7 +21,7 @@ from gatehouse.core.records import Closed, MeterHold, Opened, StageTime
 from gatehouse.core.usage import Price, Usage
 from gatehouse.pipeline import bookkeeping
 from gatehouse.pipeline.bookkeeping import Bookkeeper, Commitments
-from gatehouse.pipeline.exchange import Exchange, Head
+from gatehouse.pipeline.exchange import Exchange, Head, Lost
 from gatehouse.pipeline.stages.record import Record
 from gatehouse.testing.fakes import FakeClock, FakeJournal, FakeTally
 
@@ -382,3 +382,45 @@ async def test_both_records_carry_what_the_call_is_booked_under() -> None:
     books.closed(refused)
     assert [record.attribution for record in journal.records] == [made] * 4
     assert asked == [x, refused]
+
+
+async def test_an_attempt_that_was_overtaken_has_a_row_with_what_it_used(desk: Desk) -> None:
+    """Each attempt is paid in its own row, at its own price; together they are what the call has cost."""
+    x = await desk.admitted()
+    desk.books.opened(x, LAB)
+    desk.books.opened(x, OTHER)
+    read = Usage(input=40)
+    x.lost = Lost(read, Money(7))
+    x.usage, x.charge = Usage(input=90, output=3), Money(30)
+    desk.books.overtaken(x, 1, LAB, read, Money(7))
+    x.outcome = Outcome.COMPLETED
+    desk.stage.settle(x)
+    loser, winner = desk.closed(-2), desk.closed(-1)
+    assert (loser.attempt, loser.target, loser.price, loser.error, loser.outcome, loser.final) == (
+        1,
+        "lab/qwen3",
+        "p-1",
+        "overtaken",
+        "failed",
+        False,
+    )
+    assert (loser.usage, loser.charge, loser.flags) == (read, 7, ("estimated_usage",))
+    assert (winner.attempt, winner.target, winner.usage, winner.charge, winner.final) == (
+        2,
+        "other/gpt",
+        Usage(input=50, output=3),
+        23,
+        True,
+    )
+
+
+async def test_the_first_attempt_may_be_the_one_that_answers(desk: Desk) -> None:
+    """The last record is that of the attempt that stands, not of the one that was opened last."""
+    x = await desk.admitted()
+    desk.books.opened(x, LAB)
+    desk.books.opened(x, OTHER)
+    desk.books.overtaken(x, 2, OTHER, Usage(), Money(0))
+    x.attempt, x.target, x.outcome = 1, LAB, Outcome.COMPLETED
+    desk.stage.settle(x)
+    assert [(desk.closed(place).attempt, desk.closed(place).target) for place in (-2, -1)] == [(2, "other/gpt"), (1, "lab/qwen3")]
+    assert desk.closed(-2).flags == ()

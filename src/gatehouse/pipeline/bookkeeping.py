@@ -183,7 +183,7 @@ class Bookkeeper:
                 error=OVERTAKEN,
                 usage=usage,
                 charge=charge,
-                flags=("estimated_usage",) if usage is not NO_USAGE else (),
+                flags=("estimated_usage",) if usage.total else (),
             )
         except Exception:
             self._tally.count("gatehouse_journal_errors_total")

@@ -401,6 +401,10 @@ class FakeModel:
         self.calls.append((call, target))
         if self.script and isinstance(self.script[0], GatehouseError):
             raise self.script[0]
+        return self.play()
+
+    def play(self) -> Events:
+        """One run of the script."""
         self.open += 1
         return _Play(self)
 

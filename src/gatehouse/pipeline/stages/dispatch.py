@@ -169,10 +169,15 @@ class Dispatch:
             if x.opened:
                 self.books.attempt_failed(x, error)
             run.candidate = following
+            spent = x.attempts > 0
             try:
-                return await self._any(x, run, plan, tried)
+                events = await self._any(x, run, plan, tried)
             except UpstreamFailed as another:
                 error = another
+            else:
+                if spent:
+                    self._budget.answered(plan.model)
+                return events
 
     def _any(self, x: Exchange, run: Run, plan: Plan, tried: set[str]) -> Awaitable[Events]:
         assert x.call is not None
@@ -184,8 +189,6 @@ class Dispatch:
         """A target has begun to answer, and somebody wants to know."""
         if x.attempts > 1:
             x.headers[ATTEMPTS_HEADER] = str(x.attempts)
-            if self._retrying:
-                self._budget.answered(plan.model)
         if run.probe:
             self.health.began(run.candidate, probe=True)
             run.probe = False
@@ -253,6 +256,9 @@ class Dispatch:
             events = await contest.ask(run)
         else:
             events = await race(contest, run, after, self._clock, self.spawn)
+            if contest.other is not None:
+                won = self._runs[x] is contest.other
+                self._tally.count("gatehouse_hedges_total", (plan.model, "won" if won else "lost"))
         self._hedging.began(plan, self._clock.monotonic() - began)
         return events
 
@@ -524,6 +530,7 @@ class _Contest:
         self._plan = plan
         self._first = first
         self._tried = tried
+        self.other: Run | None = None
 
     def ask(self, attempt: Run) -> Awaitable[Events]:
         """See `Contest`."""
@@ -533,7 +540,8 @@ class _Contest:
     def second(self) -> Run | None:
         """See `Contest`."""
         target = self._dispatch.second(self._x, self._plan, self._tried)
-        return None if target is None else Run(self._first.seconds, target)
+        self.other = None if target is None else Run(self._first.seconds, target)
+        return self.other
 
     def stands(self, attempt: Run) -> None:
         """See `Contest`."""
