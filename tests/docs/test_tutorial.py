@@ -14,6 +14,7 @@ FOLLOWED = [
     "how-to/recover-the-administrator.md",
     "how-to/backups.md",
     "how-to/audit.md",
+    "how-to/responses.md",
 ]
 
 

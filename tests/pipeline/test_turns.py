@@ -1,7 +1,7 @@
 """Turns: what a response continues stands before it for every stage, what is kept is what the guard let through, and for its owner only."""
 
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -22,6 +22,8 @@ from gatehouse.pipeline.turns import CANCELLED, NOT_KEPT, KeepPolicy, Turns, ans
 from gatehouse.testing.fakes import NOON, FakeBody, FakeClock
 from gatehouse.testing.made_secrets import SecretMaker
 from gatehouse.testing.response_store import FakeResponseStore
+
+T = TypeVar("T")
 
 ANN = Principal("ann00001", "Ann", frozenset({Role.DEVELOPER}), tenant="north", team="red")
 POLICY = KeepPolicy(store=True, seconds=3600.0, largest=10_000)
@@ -96,15 +98,15 @@ class House:
         self.store = FakeResponseStore(self.clock)
         self.turns = Turns(policy, self.clock, self.store)
         self.model = model or Answering(YES)
-        read = Read(1000, turns=self.turns)
+        read = Read(100_000, turns=self.turns)
         self.runner = Runner((read, Routing(), Guard(SecretScanner(), self.clock), self.model), self.clock)
         self.events: list[Event] = []
         self.number = 0
 
-    async def ask(self, call: Call = CALL, who: Principal = ANN, take: int = 1000) -> Exchange:
+    async def ask(self, call: Call = CALL, who: Principal = ANN, take: int = 1000, size: int = 2) -> Exchange:
         """Carry a call; what its client got is in `events`."""
         self.number += 1
-        x = Exchange(f"req_{self.number}", Head("POST", "/", {}), FakeBody(b"{}"), Speaking(call))
+        x = Exchange(f"req_{self.number}", Head("POST", "/", {}), FakeBody(b"x" * size), Speaking(call))
         x.principal = who
         self.events = []
 
@@ -314,13 +316,40 @@ async def test_what_cannot_be_looked_up_is_no_absence() -> None:
 async def test_a_conversation_that_is_too_large_to_be_kept() -> None:
     """It is answered and not kept; refused where the caller insists on keeping it."""
     house = House()
-    large = msgspec.structs.replace(CALL, messages=(Message("user", "x" * 10_001),))
-    x = await house.ask(large)
+    x = await house.ask(size=10_001)
     assert x.call is not None
     assert x.call.turn is not None
     assert x.call.turn.store is False
+    insisting = msgspec.structs.replace(CALL, turn=Turn(store=True))
     with pytest.raises(TooLarge, match="10000 bytes"):
-        await house.ask(msgspec.structs.replace(large, turn=Turn(store=True)))
+        await house.ask(insisting, size=10_001)
+    await house.ask(insisting, size=10_000)
+    assert set(house.store.kept) == {"resp_3"}
+    # What it continues counts too.
+    await house.ask(after("resp_3"), size=9_900)
+    await house.ask(after("resp_3"), size=9_990)
+    assert set(house.store.kept) == {"resp_3", "resp_4"}
+
+
+async def test_a_large_conversation_is_read_off_the_loop() -> None:
+    """From a quarter of a megabyte on it would hold up everybody else; and what is kept is always written there."""
+    house = House(policy=msgspec.structs.replace(POLICY, largest=10_000_000))
+    away: list[str] = []
+
+    class Elsewhere:
+        """Runs work at once, and remembers that it was handed over."""
+
+        async def __call__(self, work: Callable[[], T]) -> T:
+            away.append("work")
+            return work()
+
+    turns = Turns(msgspec.structs.replace(POLICY, largest=10_000_000), house.clock, house.store, offload=Elsewhere())
+    for text, reads in (("x", 0), ("x" * 300_000, 1)):
+        x = await house.ask(msgspec.structs.replace(CALL, messages=(Message("user", text),)))
+        assert x.call is not None
+        assert x.call.turn is not None
+        assert (await turns.find(ANN, x.call.turn.id)).messages[0].content == text
+        assert len(away) == reads
 
 
 async def test_cancelling_ends_the_call_as_its_caller_would() -> None:

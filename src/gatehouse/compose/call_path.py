@@ -141,7 +141,7 @@ class CallPath:
         http = settings.listen.http
         kept = settings.responses
         policy = KeepPolicy(kept.store, kept.scope, kept.days * 86_400, kept.max_bytes)
-        self.turns = Turns(policy, clock, behind.responses, behind.cancel)
+        self.turns = Turns(policy, clock, behind.responses, behind.cancel, self.offload)
         self._read = Read(http.max_body_bytes, self.offload, http.max_body_bytes_by_role, self.turns)
         scanner = SecretScanner()
         self._pack = scanner.version

@@ -10,7 +10,7 @@ call's record is flagged.
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -26,11 +26,15 @@ from gatehouse.core.responses import Ended, Kept, Owner, ResponseStore, Said, Sc
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.watching import Watching
 
+T = TypeVar("T")
+
 logger = logging.getLogger("gatehouse.pipeline")
 
 NOT_KEPT: Final = "response:not-kept"
 """The flag of a call whose response was to be kept and could not be."""
 CANCELLED: Final = "response_cancelled"
+LARGE: Final = 262_144
+"""Bytes from which reading what was kept would hold up every other call of this process."""
 LARGEST: Final = 48 * 1024 * 1024
 """Bytes of conversation and answer together that are handed to a store."""
 _PREFIX: Final = "resp_"
@@ -39,6 +43,14 @@ _HOW: Final = "Its operator can turn that on with responses.store."
 
 Cancel = Callable[[Owner, str], Awaitable[Ended | None]]
 """End the running call of that response in whichever process carries it; None when there is none."""
+
+
+class Offload(Protocol):
+    """Runs a function away from the event loop."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
+        """What it returned or raised."""
+        ...
 
 
 class KeepPolicy(msgspec.Struct, frozen=True):
@@ -53,11 +65,19 @@ class KeepPolicy(msgspec.Struct, frozen=True):
 class Turns:
     """Serves every call of a process. Without `policy.store` nothing is kept or found, and only ids are given."""
 
-    def __init__(self, policy: KeepPolicy, clock: Clock, store: ResponseStore | None = None, cancel: Cancel | None = None) -> None:
+    def __init__(
+        self,
+        policy: KeepPolicy,
+        clock: Clock,
+        store: ResponseStore | None = None,
+        cancel: Cancel | None = None,
+        offload: Offload | None = None,
+    ) -> None:
         self._policy = policy
         self._clock = clock
         self._store = store if policy.store else None
         self._cancel = cancel
+        self._offload = offload
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Said).decode
 
@@ -68,8 +88,8 @@ class Turns:
 
     # -- for calls ---------------------------------------------------------------------------------------------------
 
-    async def begin(self, x: Exchange) -> None:
-        """Give `x.call` its id and put before it what it continues.
+    async def begin(self, x: Exchange, size: int) -> None:
+        """Give `x.call` its id and put before it what it continues. `size` is its body's, in bytes.
 
         Raises:
             InvalidRequest: it asks for what this gateway does not keep.
@@ -88,16 +108,17 @@ class Turns:
             return
         messages = call.messages
         if turn.previous is not None:
-            before = (await self.find(principal, turn.previous, "previous_response_id")).messages
+            said, more = await self._find(principal, turn.previous, "previous_response_id")
+            before = said.messages
+            size += more - len(said.response)
             messages = messages[: turn.begins] + before + messages[turn.begins :]
             turn = replace(turn, begins=turn.begins + len(before))
-        call = replace(call, messages=messages)
-        if turn.store is not False and len(self._encode(call)) > self._policy.largest:
+        if turn.store is not False and size > self._policy.largest:
             if turn.store:
                 words = f"This conversation is larger than the {self._policy.largest} bytes that are kept of one; send store: false."
                 raise TooLarge(words, param="store")
             turn = replace(turn, store=False)
-        x.call = replace(call, turn=replace(turn, store=turn.store is not False))
+        x.call = replace(call, messages=messages, turn=replace(turn, store=turn.store is not False))
 
     def watch(self, x: Exchange, events: Events) -> Events:
         """Keep what comes of a call that is to be kept."""
@@ -127,9 +148,13 @@ class Turns:
         answer = collector.answer()
         said = answered(answer.choices[0]) if answer.choices else Message("assistant", "")
         start = int(turn.instructions)
-        try:
+
+        def encoded() -> bytes:
             body = x.dialect.encode_answer(answer, call)
-            content = self._encode(Said((*call.messages[start:], said), turn.begins - start, body))
+            return self._encode(Said((*call.messages[start:], said), turn.begins - start, body))
+
+        try:
+            content = encoded() if self._offload is None else await self._offload(encoded)
             if len(content) > LARGEST:
                 raise ValueError(f"{len(content)} bytes are too many")
             now = self._clock.now()
@@ -144,14 +169,21 @@ class Turns:
 
     # -- for who asks for a response -----------------------------------------------------------------------------------
 
-    async def find(self, principal: Principal, response_id: str, param: str | None = None) -> Said:
+    async def find(self, principal: Principal, response_id: str) -> Said:
         """What was kept under that id for this caller. Raises NotFound, Unavailable."""
+        return (await self._find(principal, response_id, None))[0]
+
+    async def _find(self, principal: Principal, response_id: str, param: str | None) -> tuple[Said, int]:
+        """The same, and how many bytes it was kept in."""
         if self._store is None:
             raise NotFound(f"{_OFF}, so there is none to be found. {_HOW}", code="responses_not_kept", param=param)
         kept = await self._store.find(owner_of(principal, self._policy.scope), response_id)
         if kept is None:
             raise _not_there(response_id, param)
-        return self._decode(kept.content)
+        content, decode = kept.content, self._decode
+        if self._offload is None or len(content) <= LARGE:
+            return decode(content), len(content)
+        return await self._offload(lambda: decode(content)), len(content)
 
     async def remove(self, principal: Principal, response_id: str) -> None:
         """Delete what was kept under that id for this caller. Raises NotFound, Unavailable."""

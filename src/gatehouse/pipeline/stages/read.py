@@ -57,7 +57,7 @@ class Read:
             decode = x.dialect.decode_request
             x.call = await self._offload(lambda: decode(body))
         if x.call.turn is not None and self._turns is not None:
-            await self._turns.begin(x)
+            await self._turns.begin(x, len(body))
 
     def limit_of(self, principal: Principal | None) -> int:
         """Bytes of body that a caller may send."""
