@@ -9,12 +9,20 @@ import msgspec
 import typer
 
 import gatehouse.settings as settings_module
+from gatehouse.adapters.providers._codec import Codec
+from gatehouse.adapters.providers.anthropic import anthropic_codec
+from gatehouse.adapters.providers.bedrock import bedrock_codec
 from gatehouse.adapters.system import SystemClock
 from gatehouse.adapters.telemetry.tally import FAMILIES
 from gatehouse.cli.main import app
+from gatehouse.compose.aws import BEDROCK_CAPABILITIES
+from gatehouse.compose.providers import ANTHROPIC_CAPABILITIES
 from gatehouse.core import errors
+from gatehouse.core.calls import Operation
 from gatehouse.core.errors import GatehouseError
+from gatehouse.core.plans import Capability
 from gatehouse.dialects.openai import OpenAIDialect
+from gatehouse.dialects.openai.profiles import HOSTED, PLAIN, SERVERS, Profile
 from gatehouse.dialects.openai.responses import ResponsesDialect
 from gatehouse.pipeline.stages.route import RouteTable
 from gatehouse.pipeline.turns import KeepPolicy, Turns
@@ -43,6 +51,7 @@ def pages() -> dict[str, str]:
         "http.md": http_page(),
         "metrics.md": metrics_page(),
         "errors.md": errors_page(),
+        "providers.md": providers_page(),
     }
 
 
@@ -244,6 +253,91 @@ def errors_page() -> str:
         said = msgspec.json.decode(body)["error"]
         lines.append(f"| {kind.__name__} | {status} | `{said['type']}` | {' '.join(inspect.cleandoc(kind.__doc__ or '').split())} |")
     return "\n".join([*lines, ""])
+
+
+INBOUND: dict[str, tuple[str, Operation]] = {
+    "/v1/chat/completions": ("openai", "chat"),
+    "/v1/responses": ("responses", "chat"),
+    "/v1/completions": ("openai", "completion"),
+    "/v1/embeddings": ("openai", "embedding"),
+}
+"""Each inbound API: the format it answers in, and what it asks for."""
+CODECS: dict[str, Codec] = {"anthropic": anthropic_codec(), "bedrock": bedrock_codec()}
+"""Kinds with a format of their own; all others speak OpenAI's."""
+CAPABLE: dict[str, tuple[frozenset[Capability], str]] = {
+    "anthropic": (ANTHROPIC_CAPABILITIES, "https://docs.anthropic.com/en/api/messages"),
+    "bedrock": (BEDROCK_CAPABILITIES, "https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html"),
+}
+"""What their targets can do, and where that is documented."""
+
+
+def providers_page() -> str:
+    """Which inbound API reaches which provider, and what each provider takes and cannot do."""
+    speakers = {"openai-compatible": PLAIN, **{f"openai-compatible, profile {name}": found for name, found in SERVERS.items()}, **HOSTED}
+    lines = [
+        "# Providers",
+        "",
+        "Every inbound API reaches every provider that does what it asks for. *passes* means that an answer leaves as the bytes that",
+        "came when no stage had to change it; *translated* that it is written anew, event by event. Requests are always written anew.",
+        "",
+        "| provider | " + " | ".join(f"`{path}`" for path in INBOUND) + " |",
+        "|---|" + "---|" * len(INBOUND),
+    ]
+    for name, profile in speakers.items():
+        lines.append(f"| {name} | " + " | ".join(_pair("openai", profile.operations, path) for path in INBOUND) + " |")
+    for name, codec in CODECS.items():
+        lines.append(f"| {name} | " + " | ".join(_pair(name, frozenset(codec.forms), path) for path in INBOUND) + " |")
+    lines += [
+        "",
+        "## What targets can do",
+        "",
+        "A call that needs what a target cannot do goes to another target of the model or is refused with a word; nothing is left out in",
+        "silence. `capabilities` of a target says otherwise for that target: what it lists is sent.",
+        "",
+        "| provider | its targets cannot | documented at |",
+        "|---|---|---|",
+    ]
+    for name, profile in speakers.items():
+        lines.append(f"| {name} | {_listed(profile.lacks)} | {profile.source} |")
+    for name, (able, source) in CAPABLE.items():
+        lines.append(f"| {name} | {_listed(frozenset(Capability) - able)} | {source} |")
+    lines += [
+        "",
+        "## What is said otherwise",
+        "",
+        "For servers that speak like OpenAI. *Left out* is only what advises: who the user is, notes of the caller, how hard to think.",
+        "",
+        "| provider | the bound of the output | renamed | left out | also |",
+        "|---|---|---|---|---|",
+    ]
+    for name, profile in speakers.items():
+        renamed = ", ".join(f"`{before}` to `{after}`" for before, after in profile.renames.items()) or "-"
+        lines.append(f"| {name} | `{profile.tokens_field}` | {renamed} | {_listed(profile.drops)} | {_manners(profile)} |")
+    return "\n".join([*lines, ""])
+
+
+def _pair(form: str, operations: frozenset[Operation], path: str) -> str:
+    inbound, operation = INBOUND[path]
+    if operation not in operations:
+        return "-"
+    return "passes" if inbound == form else "translated"
+
+
+def _listed(words: frozenset[str]) -> str:
+    return ", ".join(f"`{word}`" for word in sorted(words)) or "-"
+
+
+def _manners(profile: Profile) -> str:
+    said = [
+        "" if profile.developer_role else "developer messages become system messages",
+        "" if profile.speaker_names else "names of speakers are left out",
+        "" if profile.asks_usage else "counts streams unasked",
+        "ids of tool calls are made nine characters long" if profile.short_tool_ids else "",
+        f"earlier reasoning goes back as `{profile.reasoning_field}`" if profile.reasoning_field else "",
+        "marks for a cache are sent" if profile.cache_marks else "",
+        f"is told {msgspec.json.encode(profile.insists).decode()} when something must not be ignored" if profile.insists else "",
+    ]
+    return "; ".join(filter(None, said)) or "-"
 
 
 def kinds(kind: type[GatehouseError]) -> list[type[GatehouseError]]:
