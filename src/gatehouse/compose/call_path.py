@@ -232,7 +232,7 @@ class CallPath:
         wanted: dict[str, tuple[object, Callable[[], Model]]] = {}
         proxy = (self._environment.https_proxy, self._environment.no_proxy)
         for provider in settings.providers:
-            wanted[provider.name] = ((provider, proxy), lambda provider=provider: build_model(provider, self._environment))  # type: ignore[misc]
+            wanted[provider.name] = ((provider, proxy), lambda provider=provider: build_model(provider, self._environment, self.tally))  # type: ignore[misc]
         for name, path in message.engines.items():
             wanted[name] = (path, lambda path=path: EngineModel(Path(path)))  # type: ignore[misc]
         left = self._models.replace(wanted)

@@ -12,7 +12,7 @@ import msgspec
 from gatehouse.compose.aws import BEDROCK_CAPABILITIES, bedrock_home, build_bedrock
 from gatehouse.core.calls import Operation
 from gatehouse.core.plans import CHATS, Capability
-from gatehouse.core.ports import Model
+from gatehouse.core.ports import Model, Tally
 from gatehouse.dialects.openai.profiles import HOSTED, PLAIN, SERVERS, Profile
 from gatehouse.settings import Environment, ProviderSettings
 
@@ -33,9 +33,14 @@ class Kind(msgspec.Struct, frozen=True):
     operations: Callable[[ProviderSettings], frozenset[Operation]] = lambda settings: CHATS
 
 
-def build_model(settings: ProviderSettings, environment: Environment) -> Model:
-    """The model of one provider. Raises ValueError or OSError when its settings cannot work."""
-    return KINDS[settings.kind].build(settings, environment)
+def build_model(settings: ProviderSettings, environment: Environment, tally: Tally | None = None) -> Model:
+    """The model of one provider; `tally` counts its keys. Raises ValueError or OSError when its settings cannot work."""
+    from gatehouse.adapters.providers.frame import HttpModel
+
+    model = KINDS[settings.kind].build(settings, environment)
+    if tally is not None and isinstance(model, HttpModel):
+        model.count_keys(tally)
+    return model
 
 
 def capabilities(settings: ProviderSettings) -> frozenset[Capability]:

@@ -11,6 +11,7 @@ import pytest
 from gatehouse.adapters.providers import _keys
 from gatehouse.adapters.providers.frame import HttpModel, ModelOptions
 from gatehouse.adapters.providers.openai import openai_codec
+from gatehouse.adapters.telemetry.tally import ProcessTally
 from gatehouse.core.calls import Call, Message
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.plans import Target
@@ -178,3 +179,14 @@ async def test_keys_are_known_by_their_place(model: HttpModel, doorman: Doorman,
     error = await refused(model)
     for text in (said, caplog.text, repr(model), str(vars(model)), str(vars(model._http)), str(error), error.detail):
         assert not any(key in text for key in KEYS)
+
+
+async def test_keys_left_aside_are_counted_by_their_place(model: HttpModel, doorman: Doorman) -> None:
+    """Operators see which of the keys they configured is in trouble, and never the key."""
+    tally = ProcessTally()
+    model.count_keys(tally)
+    doorman.says[KEYS[0]] = failure(401)
+    doorman.says[KEYS[1]] = failure(429)
+    await ask(model)
+    assert tally.value("gatehouse_provider_keys_aside_total", ("lab", "1", "refused")) == 1
+    assert tally.value("gatehouse_provider_keys_aside_total", ("lab", "2", "limited")) == 1

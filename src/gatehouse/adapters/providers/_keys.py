@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gatehouse.core.errors import UpstreamFailed
+from gatehouse.core.ports import Tally
 
 logger = logging.getLogger("gatehouse.providers")
 
@@ -21,12 +22,13 @@ REST_SECONDS: Final = 1.0
 
 
 class KeyRing:
-    """Whose turn it is among `size` keys. Time is the running loop's."""
+    """Whose turn it is among `size` keys. Time is the running loop's. `tally`, once given, counts what providers say of keys."""
 
     def __init__(self, label: str, size: int) -> None:
         self._label = label
         self._size = size
         self._next = 0
+        self.tally: Tally | None = None
         self._refused: dict[tuple[int, str], float] = {}
         """When to try a refused key again, by key and model; model "" is all of them."""
         self._resting: dict[tuple[int, str], float] = {}
@@ -68,9 +70,11 @@ class KeyRing:
             if (key, scope) not in self._refused:
                 logger.warning("%s: key %d was refused (%d) and is left aside", self._label, key + 1, status)
             self._refused[key, scope] = now + REFUSED_SECONDS
+            self._count(key, "refused")
             return True
         if status == 429 and error.code == "upstream_overloaded":
             self._resting[key, model] = now + (REST_SECONDS if error.retry_after is None else error.retry_after)
+            self._count(key, "limited")
             return True
         return False
 
@@ -81,6 +85,10 @@ class KeyRing:
             self._refused.pop((key, ""), None)
         if self._resting:
             self._resting.pop((key, model), None)
+
+    def _count(self, key: int, said: str) -> None:
+        if self.tally is not None:
+            self.tally.count("gatehouse_provider_keys_aside_total", (self._label, str(key + 1), said))
 
     def _aside_until(self, key: int, model: str) -> float:
         return max(self._refused.get((key, ""), 0.0), self._refused.get((key, model), 0.0))

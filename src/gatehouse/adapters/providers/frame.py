@@ -29,7 +29,7 @@ from gatehouse.core.calls import Call
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Chunk, Event, Events
 from gatehouse.core.plans import Deadlines, Target
-from gatehouse.core.ports import Attempt
+from gatehouse.core.ports import Attempt, Tally
 from gatehouse.core.secrets import Secret
 from gatehouse.core.single import Single
 
@@ -142,6 +142,11 @@ class HttpModel:
     def pool(self) -> Pool:
         """The connections to the provider: how many are open, idle, waited for."""
         return self._http.pool
+
+    def count_keys(self, tally: Tally) -> None:
+        """Count in `tally` how often a key had to be left aside; keys are named by their place."""
+        if self._ring is not None:
+            self._ring.tally = tally
 
     def __repr__(self) -> str:
         return f"HttpModel({self.name}, {self._codec.name})"

@@ -45,6 +45,12 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     Family("gatehouse_connections", "gauge", "Open client connections.", ()),
     Family("gatehouse_attempts_failed_total", "counter", "Attempts at a target that failed before the first event.", ("target", "error")),
+    Family(
+        "gatehouse_provider_keys_aside_total",
+        "counter",
+        "How often one of several keys of a provider was left aside, by its place: refused or limited.",
+        ("provider", "key", "said"),
+    ),
     Family("gatehouse_target_out", "gauge", "Workers that leave a target alone, by state.", ("target", "state")),
     Family("gatehouse_target_changes_total", "counter", "How often a target came into a state, as a worker saw it.", ("target", "state")),
     Family("gatehouse_retries_refused_total", "counter", "Further attempts that the retry budget did not allow.", ("model",)),

@@ -117,6 +117,7 @@ _SERVERS: Final = (
         ),
         drops=frozenset({"user", "metadata", "parallel_tool_calls"}),
         developer_role=False,
+        reasoning_field="reasoning",
     ),
     Profile(
         name="tgi",
@@ -131,7 +132,7 @@ _SERVERS: Final = (
     Profile(
         name="llama-server",
         source="https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md",
-        lacks=frozenset({Capability.FILES, Capability.CHOICES, Capability.INFILL}),
+        lacks=frozenset({Capability.FILES, Capability.INFILL}),
         drops=frozenset({"user", "metadata"}),
         developer_role=False,
     ),
