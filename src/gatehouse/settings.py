@@ -151,6 +151,19 @@ class AwsSettings(_Tree, frozen=True):
     environment. The key is renewed before it expires."""
 
 
+class ForwardSettings(_Tree, frozen=True):
+    """What a provider is told beside the question. Nothing unless it is named here; baggage and tracestate never."""
+
+    user: Literal["off", "hash", "plain"] = "off"
+    """The end user that a call names (`user`, `safety_identifier`): not told, told as a hash for this provider, or as named."""
+    metadata: bool = False
+    """The call's metadata, cost tags among it."""
+    store: bool = False
+    """That the provider may store the call, when the caller says so. That it may not is always told."""
+    traceparent: bool = False
+    """The caller's W3C trace, with a span of its own for each attempt."""
+
+
 class ProviderSettings(_Tree, frozen=True):
     """A remote place that serves models, and how to reach it."""
 
@@ -189,6 +202,8 @@ class ProviderSettings(_Tree, frozen=True):
     """bedrock only: who signs the requests; without it, `api_key` is a Bedrock API key."""
     health: HealthSettings = HealthSettings()
     """Health checks."""
+    forward: ForwardSettings = ForwardSettings()
+    """What it is told of who asks."""
 
 
 class BreakerSettings(_Tree, frozen=True):

@@ -28,6 +28,7 @@ class Attempted:
         self.tenant = "default"
         self.deadlines = Deadlines(first_byte=first_byte, idle=20.0)
         self.sent = False
+        self.traceparent = ""
         self.vacancies = 0
 
     def vacated(self) -> None:

@@ -19,6 +19,7 @@ class Attempt:
     tenant = "default"
     deadlines = Deadlines()
     sent = False
+    traceparent = ""
 
     def vacated(self) -> None:
         """Nobody waits."""

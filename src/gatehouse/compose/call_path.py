@@ -32,6 +32,7 @@ from gatehouse.core.responses import Ended, Owner, ResponseStore
 from gatehouse.core.targets import TargetState
 from gatehouse.pipeline.attributing import Attributor
 from gatehouse.pipeline.bookkeeping import Bookkeeper, Commitments
+from gatehouse.pipeline.forwarding import Forwarding
 from gatehouse.pipeline.health_checks import Check, HealthChecks
 from gatehouse.pipeline.key_cache import Fetch, KeyCache
 from gatehouse.pipeline.lease_book import LeaseBook
@@ -155,7 +156,7 @@ class CallPath:
         self.health = TargetHealth(clock, rng, self.tally)
         self.loads = TargetLoads(clock)
         self._checks = HealthChecks(self._models.by_provider, self.health, clock, rng, spawn)
-        reliability = Reliability(self.health, self.loads, cache.stale, spawn, limit.hold_again)
+        reliability = Reliability(self.health, self.loads, cache.stale, spawn, limit.hold_again, Forwarding(message.keys.end_user_forward))
         turnstile = Turnstile(self._models.slotted, clock, self.tally)
         self.runner = Runner(
             in_order(

@@ -11,7 +11,7 @@ from gatehouse.compose.providers import capabilities as default_capabilities
 from gatehouse.compose.providers import operations as default_operations
 from gatehouse.core.calls import Operation
 from gatehouse.core.money import parse_usd
-from gatehouse.core.plans import CHATS, Breaker, CachePolicy, Capability, Deadlines, GuardPolicy, Hedge, Ladder, Plan, Target
+from gatehouse.core.plans import CHATS, Breaker, CachePolicy, Capability, Deadlines, Forward, GuardPolicy, Hedge, Ladder, Plan, Target
 from gatehouse.core.usage import Price
 from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings
 
@@ -151,6 +151,7 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
         region=target.region,
         deadlines=deadlines,
         breaker=breaker,
+        forward=Forward(**{field: getattr(provider.forward, field) for field in provider.forward.__struct_fields__}),
     )
 
 

@@ -93,6 +93,16 @@ Rung = Literal["target", "model", "embedded", "stale", "text"]
 its time, or words that the operator wrote."""
 
 
+class Forward(msgspec.Struct, frozen=True):
+    """What a target is told of who asks, beside the question itself; nothing unless the operator says so."""
+
+    user: Literal["off", "hash", "plain"] = "off"
+    metadata: bool = False
+    store: bool = False
+    """Pass on that the provider may store the call."""
+    traceparent: bool = False
+
+
 class Target(msgspec.Struct, frozen=True):
     """One place that can answer. `id` is "<provider>/<model>" and a label of metrics; `price` None means unknown."""
 
@@ -112,6 +122,7 @@ class Target(msgspec.Struct, frozen=True):
     breaker: Breaker = Breaker()
     rung: Rung = "target"
     """What its plan has it for; other than "target" in fallbacks."""
+    forward: Forward = Forward()
 
 
 class CachePolicy(msgspec.Struct, frozen=True):

@@ -115,6 +115,9 @@ class Attempt(Protocol):
     sent: bool
     """Set by the model when bytes of the request may have left: a call that is cut off before that costs nothing."""
 
+    traceparent: str
+    """W3C trace context for the target, or "" when it is told none."""
+
     def vacated(self) -> None:
         """Called by a model with slots when it has done its work, though the answer may not have been taken yet."""
 

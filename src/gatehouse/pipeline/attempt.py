@@ -10,7 +10,7 @@ from gatehouse.pipeline.turnstile import Ticket
 class Attempt:
     """What a model is told beside the call."""
 
-    __slots__ = ("deadlines", "request_id", "sent", "tenant", "ticket")
+    __slots__ = ("deadlines", "request_id", "sent", "tenant", "ticket", "traceparent")
 
     def __init__(self, request_id: str, tenant: str, deadlines: Deadlines, ticket: Ticket | None) -> None:
         self.request_id = request_id
@@ -18,6 +18,7 @@ class Attempt:
         self.deadlines = deadlines
         self.sent = False
         self.ticket = ticket
+        self.traceparent = ""
 
     def vacated(self) -> None:
         """See `core.ports.Attempt`."""

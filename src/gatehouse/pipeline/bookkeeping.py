@@ -5,7 +5,8 @@ because a call that cannot be accounted for must not happen. The end of a call i
 disk refuses just then the record waits here and goes in front of the next one; until it is through, nothing new opens.
 
 The commitment proves later what was asked without telling it: HMAC-SHA256, under a key of this installation, over the
-canonical MessagePack of the call as it was sent to the target (guards may have changed it), or as it was when it was refused.
+canonical MessagePack of the call as it was let through to its targets (guards may have changed it; what `forward` keeps from
+one of them is in it), or as it was when it was refused.
 It is computed once, when the first record needs it; `commit` does that beside the loop for a call that is large.
 """
 

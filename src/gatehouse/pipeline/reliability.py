@@ -6,6 +6,7 @@ import msgspec
 
 from gatehouse.core.ports import Spawn
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.forwarding import Forwarding
 from gatehouse.pipeline.ladder import Stale
 from gatehouse.pipeline.target_health import TargetHealth
 from gatehouse.pipeline.target_loads import TargetLoads
@@ -19,3 +20,5 @@ class Reliability(msgspec.Struct, frozen=True):
     stale: Stale | None = None
     spawn: Spawn | None = None
     hold_again: Callable[[Exchange], bool] | None = None
+    forwarding: Forwarding = Forwarding()
+    """What targets are told of who asks."""

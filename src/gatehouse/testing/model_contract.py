@@ -35,6 +35,7 @@ class ContractAttempt:
     tenant: str = "default"
     deadlines: Deadlines = field(default_factory=lambda: Deadlines(connect=5.0, first_byte=30.0, idle=30.0, total=60.0))
     sent: bool = False
+    traceparent: str = ""
     vacancies: int = 0
 
     def vacated(self) -> None:

@@ -19,6 +19,7 @@ class Trial:
         self.tenant = "default"
         self.deadlines = Deadlines(**{"connect": 2.0, "first_byte": 5.0, "idle": 5.0, "total": 20.0, **deadlines})
         self.sent = False
+        self.traceparent = ""
 
     def vacated(self) -> None:
         """A provider has no slots."""

@@ -197,13 +197,14 @@ class _Given(msgspec.Struct, rename="pascal"):
 class _Question:
     """The attempt of a question to the machine, which belongs to no call."""
 
-    __slots__ = ("deadlines", "request_id", "sent", "tenant")
+    __slots__ = ("deadlines", "request_id", "sent", "tenant", "traceparent")
 
     def __init__(self) -> None:
         self.request_id = "credentials"
         self.tenant = ""
         self.deadlines = _ASKING
         self.sent = False
+        self.traceparent = ""
 
     def vacated(self) -> None:
         """Nobody waits for it."""

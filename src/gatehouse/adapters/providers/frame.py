@@ -68,13 +68,14 @@ class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
 class _Probe:
     """The attempt of a ping, which belongs to no call."""
 
-    __slots__ = ("deadlines", "request_id", "sent", "tenant")
+    __slots__ = ("deadlines", "request_id", "sent", "tenant", "traceparent")
 
     def __init__(self) -> None:
         self.request_id = "ping"
         self.tenant = ""
         self.deadlines = Deadlines(_PING_SECONDS, _PING_SECONDS, _PING_SECONDS, _PING_SECONDS)
         self.sent = False
+        self.traceparent = ""
 
     def vacated(self) -> None:
         """Nobody waits for it."""

@@ -105,6 +105,7 @@ class Dispatch:
         self._rungs = Rungs(tally, parts.stale)
         self.spawn = parts.spawn
         self._hold_again = parts.hold_again
+        self._shown = parts.forwarding
         self._selector = Selector(parts.loads, clock, rng)
         self._hedging = Hedging()
         self._budget = RetryBudget(clock)
@@ -237,7 +238,7 @@ class Dispatch:
         if most is not None and call.max_tokens is not None and call.max_tokens > most:
             # Held for the largest target of the plan; this one writes less and may refuse a bound beyond its own.
             call = msgspec.structs.replace(call, max_tokens=most)
-        return await model.answer(call, target, run.attempt)
+        return await model.answer(self._shown(x, call, target, run.attempt), target, run.attempt)
 
     async def _pass(self, x: Exchange, run: Run, target: Target) -> Deadlines:
         """Through the target's turnstile; the deadlines that are left then. Raises UpstreamFailed when it turns the call away."""

@@ -99,6 +99,8 @@ class HttpClient:
         if not (request_id.isascii() and request_id.isprintable()):
             raise ValueError("a request id must be printable ASCII")
         head = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prefix.head, more, request_id.encode(), len(body))
+        if attempt.traceparent:
+            head = b"%btraceparent: %b\r\n\r\n" % (head[:-2], attempt.traceparent.encode())
         deadlines = attempt.deadlines
         request = Request(head, body, first_byte, deadlines)
         connection = self.pool.at_hand()
