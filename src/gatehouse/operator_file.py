@@ -117,11 +117,11 @@ def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"$.providers[{index}]", f"provider {provider.name!r} of kind {provider.kind} {problem}"
     for index, model in enumerate(settings.models):
         yield from _model_problems(f"$.models[{index}]", model, providers, {model.name for model in settings.models})
-    for net in settings.fetch.networks:
-        try:
-            ipaddress.ip_network(net)
-        except ValueError:
-            yield "$.fetch.networks", f"fetch.networks: {net!r} is not a network like 10.1.2.0/24"
+    for path, where, networks in (
+        ("$.fetch.networks", "fetch.networks", settings.fetch.networks),
+        ("$.listen.trusted_proxies", "listen.trusted_proxies", settings.listen.trusted_proxies),
+    ):
+        yield from ((path, f"{where}: {net!r} is not a network like 10.1.2.0/24") for net in networks if not _is_network(net))
     if settings.prices.on_unknown == "fallback" and settings.prices.fallback is None:
         yield "$.prices", "prices.on_unknown is fallback, so prices.fallback must be given"
     if settings.prices.fallback is not None and (problem := _price_problem(settings.prices.fallback)):
@@ -157,6 +157,14 @@ def _aws_problem(provider: ProviderSettings) -> str:
     if ways[0] and not (aws.access_key_id and aws.secret_access_key):
         return "needs aws.access_key_id and aws.secret_access_key together"
     return ""
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _doubles(kind: str, names: list[str]) -> Iterator[tuple[str, str]]:

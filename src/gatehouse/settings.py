@@ -67,6 +67,10 @@ class ListenSettings(_Tree, frozen=True):
     """Address of the admin port; keep it private."""
     admin_port: Port = 8081
     """The admin port: keys, usage, requests, audit, metrics; 0 picks a free one."""
+    base_path: Annotated[str, Meta(max_length=128, pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""
+    """What stands before every path of the data port ("/llm"), for proxies that pass it on; /livez and /readyz answer without it too."""
+    trusted_proxies: list[str] = []
+    """Networks ("10.0.0.0/8") whose `X-Forwarded-For` is believed; of anybody else it is not looked at."""
     tls: TlsSettings | None = None
     """Serve the data port over TLS."""
     http: HttpSettings = HttpSettings()
@@ -412,6 +416,8 @@ class AttributionSettings(_Tree, frozen=True):
 
     user: Literal["off", "hash", "plain"] = "off"
     """The end user that a call names: not kept, kept as a keyed hash, or as named."""
+    peer: Literal["off", "keep"] = "off"
+    """The address a call came from (see `listen.trusted_proxies`): not kept, or kept with its record, also when nobody was identified."""
 
 
 class ResponsesSettings(_Tree, frozen=True):

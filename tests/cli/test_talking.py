@@ -164,6 +164,17 @@ async def test_models(server: Server) -> None:
         assert word in said.out
 
 
+async def test_models_of_a_key_that_is_no_operators(server: Server) -> None:
+    """A developer's key sees what it may ask for, from the data port; chat finds its model the same way, without the admin port."""
+    key = await server.make_key(models=["second"])
+    said = await gatehouse("models", "--json", "--key", key, data_dir=server.data_dir)
+    assert [model["id"] for model in said.json()["data"]] == ["second"]
+    said = await gatehouse("models", "--key", key, data_dir=server.data_dir)
+    assert (said.status, "second" in said.out, "assistant" in said.out) == (0, True, False)
+    said = await gatehouse("chat", "Hi", "--json", "--url", server.url, "--key", key)
+    assert said.json()["model"] == "second"
+
+
 async def test_a_trace_shows_attempts_on_one_axis(server: Server, upstream: FakeUpstream) -> None:
     """A call that fell back: both attempts, every stage, the stream; the axis ends with the call."""
     asked = (await gatehouse("chat", "Hi", "--model", "second", "--json", data_dir=server.data_dir)).json()

@@ -115,3 +115,14 @@ def test_attribution_survives_the_journal() -> None:
     """Encoded as one short array."""
     made = Attribution((("project", "apollo"),), "u_1", TRACE)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=Attribution) == made
+
+
+def test_the_address_is_kept_where_the_operator_says_so(attributor: Attributor) -> None:
+    """Of nobody too: who tries bad keys is what a security officer asks; by default it is kept of no one."""
+    x = exchange()
+    x.head = msgspec.structs.replace(x.head, peer="203.0.113.9")
+    assert attributor(x) is None
+    attributor.configure(AttributionPolicy(peer="keep"))
+    assert attributor(x) == Attribution(peer="203.0.113.9")
+    x.principal = None
+    assert attributor(x) == Attribution(peer="203.0.113.9")

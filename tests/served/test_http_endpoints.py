@@ -8,7 +8,9 @@ import pytest
 
 from gatehouse.core.errors import GatehouseError, InvalidRequest, NotFound, Unauthenticated
 from gatehouse.core.identity import Permission, Principal, Role
+from gatehouse.wire.http.data_plane import Manners
 from gatehouse.wire.http.endpoints import Answered, Asked, Endpoint, Endpoints
+from gatehouse.wire.http.forwarded import TrustedProxies
 from tests.wire.http_gate import PATH, PlainDialect, chunked, gate, post
 
 DEVELOPER = Principal("k1", "dev", frozenset({Role.DEVELOPER}))
@@ -262,3 +264,39 @@ async def test_a_drain_that_cannot_wait_tells_who_still_listens() -> None:
         response = await client.response()
         assert (response.status, response.error()) == (503, "shutting_down")
         assert not await draining
+
+
+async def test_everything_stands_below_the_base_path() -> None:
+    """Calls and endpoints answer under it and nowhere else; health with it and without; the 404 names paths as they are."""
+    rows = Endpoints((endpoint("GET", "/v1/things/{id}"),), identify, lambda principal: 10, base="/llm")
+    async with gate(endpoints=rows, manners=Manners(base="/llm")) as server:
+        client = await server.connect()
+        for path, status in (
+            ("/llm/livez", 200),
+            ("/readyz", 200),
+            ("/llm/v1/things/x", 200),
+            ("/v1/things/x", 404),
+            ("/llmv1/things/x", 404),
+        ):
+            await client.send(get(path))
+            assert (await client.response()).status == status, path
+        await client.send(post({"model": "m", "say": "hello"}, path="/llm" + PATH))
+        assert (await client.response()).status == 200
+        await client.send(post({"model": "m"}))
+        response = await client.response()
+        assert response.status == 404
+        assert f"POST /llm{PATH}, GET /llm/v1/things/{{id}}" in msgspec.json.decode(response.body)["error"]["message"]
+
+
+async def test_the_peer_is_who_a_trusted_proxy_names() -> None:
+    """What a call's head says of where it came from is the proxy's word, and the connection's where nobody is trusted."""
+    for proxies, peer in (
+        (TrustedProxies(["127.0.0.0/8"]), "203.0.113.9"),
+        (TrustedProxies(["10.0.0.0/8"]), "127.0.0.1"),
+        (None, "127.0.0.1"),
+    ):
+        async with gate(manners=Manners(proxies=proxies)) as server:
+            client = await server.connect()
+            await client.send(post({"model": "m", "say": "x"}, "X-Forwarded-For: 6.6.6.6, 203.0.113.9"))
+            assert (await client.response()).status == 200
+            assert server.identify.seen[-1].head.peer == peer

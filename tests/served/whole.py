@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -69,7 +70,7 @@ class Server:
     @property
     def port(self) -> int:
         """The data port."""
-        return int(self.url.rsplit(":", 1)[1])
+        return port_of(self.url)
 
     @property
     def pid(self) -> int:
@@ -95,7 +96,7 @@ class Server:
         self, method: str, path: str, body: Any = None, *, key: str | None = "", admin: bool = False, headers: dict[str, str] | None = None
     ) -> Reply:
         """One request on a connection of its own; key "" is the administrator's, None is none."""
-        port = int((self.admin_url if admin else self.url).rsplit(":", 1)[1])
+        port = port_of(self.admin_url if admin else self.url)
         content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         fields = {
             "host": f"127.0.0.1:{port}",
@@ -206,6 +207,13 @@ async def serving(data_dir: Path, config: str | None, *options: str, environment
             if server.process.returncode is None:
                 server.process.kill()
                 await server.process.wait()
+
+
+def port_of(url: str) -> int:
+    """The port in a URL, which may have a path."""
+    port = urlsplit(url).port
+    assert port is not None
+    return port
 
 
 def free_port() -> int:

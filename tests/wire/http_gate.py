@@ -18,7 +18,7 @@ from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.read import Read
 from gatehouse.testing.fakes import FakeClock, FakeRng, FakeSpawn, settle_loop
-from gatehouse.wire.http.data_plane import DataPlane, Route
+from gatehouse.wire.http.data_plane import DataPlane, Manners, Route
 from gatehouse.wire.http.endpoints import Endpoints
 from gatehouse.wire.http.limits import HttpLimits
 from gatehouse.wire.http.server import DataServer
@@ -169,7 +169,14 @@ class Gate:
     """The running server and everything a test looks at."""
 
     def __init__(
-        self, script: Script, limits: HttpLimits, body_limit: int, tls: Tls | None, endpoints: Endpoints | None, speakers: Speakers
+        self,
+        script: Script,
+        limits: HttpLimits,
+        body_limit: int,
+        tls: Tls | None,
+        endpoints: Endpoints | None,
+        speakers: Speakers,
+        manners: Manners | None,
     ) -> None:
         self.clock = FakeClock()
         self.spawn = FakeSpawn()
@@ -186,6 +193,7 @@ class Gate:
             rng=FakeRng(7),
             endpoints=endpoints,
             speakers=speakers,
+            manners=manners,
         )
         self.server = DataServer(self.plane, limits, self.clock, self.spawn)
         self.tls = tls
@@ -246,9 +254,10 @@ async def gate(
     faults: bool = False,
     endpoints: Endpoints | None = None,
     speakers: Speakers = None,
+    manners: Manners | None = None,
 ) -> AsyncIterator[Gate]:
     """A started server that is stopped and inspected at the end; with `faults`, errors in the log are expected."""
-    it = Gate(script, limits or HttpLimits(), body_limit, tls, endpoints, speakers)
+    it = Gate(script, limits or HttpLimits(), body_limit, tls, endpoints, speakers, manners)
     log = logging.getLogger("gatehouse")
     log.addHandler(it.errors)
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from gatehouse.cli.client import AdminClient, CommandError, Door, find_key, find_server
+from gatehouse.cli.client import CommandError, Door, data_client, data_url, find_key
 from gatehouse.cli.options import DataDir, Json, Key, aside, show, told
 from gatehouse.cli.pictures import safe
 from gatehouse.cli.streams import ChatStream, Piece, Told, for_terminal
@@ -78,22 +78,16 @@ class Conversation:
 
 
 def _door(url: str | None, key: str | None, directory: Path, environment: Environment) -> tuple[str, Door]:
-    found = find_server(directory)
-    base = url or environment.url or (found.url if found else None)
-    if base is None:
-        raise CommandError(f"No server runs on {directory}. Start one with: gatehouse serve, or name one with --url.")
-    return base, Door(base.rstrip("/").removesuffix("/v1"), find_key(base, key, directory, environment))
+    base = data_url(url, directory, environment)
+    return base, Door(base, find_key(base, key, directory, environment))
 
 
 def _first_model(base: str, key: str | None, directory: Path, environment: Environment) -> str:
-    """The first model of the server's configuration. Only an operator's key may ask; others name a model."""
-    found = find_server(directory)
-    admin_url = found.admin_url if found is not None and base == found.url else environment.admin_url
-    if admin_url is not None:
-        with contextlib.suppress(CommandError):
-            models = AdminClient(admin_url, find_key(admin_url, key, directory, environment)).get("/admin/v1/models")["data"]
-            if models:
-                return str(models[0]["name"])
+    """The first model that the key may chat with."""
+    with contextlib.suppress(CommandError):
+        for model in data_client(base, find_key(base, key, directory, environment)).get("/v1/models")["data"]:
+            if "chat" in model.get("operations", ("chat",)):
+                return str(model["id"])
     raise CommandError("Which model? Name it with --model.")
 
 

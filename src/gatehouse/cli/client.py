@@ -90,10 +90,11 @@ class Door:
 
 
 class AdminClient:
-    """A few calls to the admin API."""
+    """A few calls to the admin API, or to what the data port has beside model calls."""
 
-    def __init__(self, base_url: str, key: Secret) -> None:
+    def __init__(self, base_url: str, key: Secret, port: str = "admin port") -> None:
         self._door = Door(base_url, key)
+        self._port = port
 
     def get(self, path: str, **query: str | None) -> Any:
         """GET and decode; parameters that are None are left out."""
@@ -123,7 +124,7 @@ class AdminClient:
                 raise ValueError
             return json.loads(content) if content else None
         except ValueError:
-            raise CommandError(f"What answers at {self._door.where} is not the admin port of a Gatehouse.") from None
+            raise CommandError(f"What answers at {self._door.where} is not the {self._port} of a Gatehouse.") from None
 
 
 def refusal(status: int, content: bytes) -> str:
@@ -174,6 +175,20 @@ def _here(url: str, found: ServerFile | None) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def data_url(url: str | None, data_dir: Path, environment: Environment) -> str:
+    """Where the data port is, from an option, the environment or the data directory; without the /v1 that SDKs want."""
+    found = find_server(data_dir)
+    base = url or environment.url or (found.url if found else None)
+    if base is None:
+        raise CommandError(f"No server runs on {data_dir}. Start one with: gatehouse serve, or name one with --url.")
+    return base.rstrip("/").removesuffix("/v1")
+
+
+def data_client(base: str, key: Secret) -> AdminClient:
+    """A client of the data port at `base`."""
+    return AdminClient(base, key, "data port")
 
 
 def admin_client(url: str | None, key: str | None, data_dir: Path | None, environment: Environment) -> AdminClient:

@@ -81,6 +81,17 @@ def models_table(models: list[dict[str, Any]]) -> Table:
     return table
 
 
+def granted_table(models: list[dict[str, Any]]) -> Table:
+    """What a key may ask for."""
+    table = Table("model", "does", "context", "most out")
+    for model in models:
+        window = model["context_window"]
+        table.add_row(
+            safe(model["id"]), ", ".join(model["operations"]), f"{window:,}" if window else "-", f"{model['max_output_tokens']:,}"
+        )
+    return table
+
+
 def _also(model: dict[str, Any]) -> str:
     words = []
     if model["cache"]:

@@ -1,21 +1,39 @@
 """What a running server tells: models, usage, and one call in time."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from gatehouse.cli import pictures
-from gatehouse.cli.client import segment
+from gatehouse.cli.client import CommandError, data_client, data_url, find_key, segment
 from gatehouse.cli.options import DataDir, Json, Key, Url, client, drawn, show
+from gatehouse.settings import read_environment
 
 
 def models(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """What can be asked for here: targets, prices per million tokens, context and capabilities."""
-    report = client(url, key, data_dir).get("/admin/v1/models")
+    """What can be asked for here.
+
+    With an operator's key targets, prices per million tokens, context and capabilities, from the admin port; with any other
+    what this key may ask for, from the data port.
+    """
+    try:
+        report = client(url, key, data_dir).get("/admin/v1/models")
+    except CommandError:
+        report = _granted_models(url, key, data_dir)
     if as_json:
         show(report)
-    else:
+    elif any("targets" in model for model in report["data"]):
         drawn().print(pictures.models_table(report["data"]))
+    else:
+        drawn().print(pictures.granted_table(report["data"]))
+
+
+def _granted_models(url: str | None, key: str | None, data_dir: Path | None) -> Any:
+    environment = read_environment()
+    directory = data_dir or environment.data_dir
+    base = data_url(url, directory, environment)
+    return data_client(base, find_key(base, key, directory, environment)).get("/v1/models")
 
 
 def usage(

@@ -240,7 +240,7 @@ class CallPath:
         self.table.replace(message.plans)
         if any(plan.remote_urls == "fetch" for plan in message.plans):
             self._remote = self._remote_content(settings.fetch)
-        self._attributor.configure(AttributionPolicy(frozenset(settings.tags.allow), settings.attribution.user))
+        self._attributor.configure(AttributionPolicy(frozenset(settings.tags.allow), settings.attribution.user, settings.attribution.peer))
         self._targets = reachable(message.plans)
         self.health.forgive()
         intervals = {provider.name: provider.health for provider in settings.providers if provider.health.interval}

@@ -194,7 +194,7 @@ class Server:
     async def _tell(self, parts: "StewardParts") -> None:
         listen = self._settings.listen
         scheme = "https" if listen.tls else "http"
-        url = f"{scheme}://{_address(self._data_socket)}"
+        url = f"{scheme}://{_address(self._data_socket)}{listen.base_path}"
         admin_url = f"http://{_address(self._admin_socket)}"
         where = self._data_dir / "run" / "server.json"
         draft = where.with_suffix(".new")

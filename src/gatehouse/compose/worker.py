@@ -21,8 +21,9 @@ from gatehouse.processes.protocol import Configure, TargetsTold
 from gatehouse.processes.steward_client import StewardClient
 from gatehouse.processes.worker import Worker
 from gatehouse.settings import Settings
-from gatehouse.wire.http.data_plane import DataPlane, Route
+from gatehouse.wire.http.data_plane import DataPlane, Manners, Route
 from gatehouse.wire.http.endpoints import Endpoints
+from gatehouse.wire.http.forwarded import TrustedProxies
 from gatehouse.wire.http.limits import HttpLimits
 from gatehouse.wire.http.models import model_endpoints
 from gatehouse.wire.http.responses import response_endpoints
@@ -54,8 +55,8 @@ class WorkerPlane:
             "/v1/embeddings": Route(OpenAIEmbeddingsDialect(), "embedding"),
         }
         table = (*model_endpoints(path.table), *response_endpoints(path.turns, responses))
-        endpoints = Endpoints(table, path.identify, path.body_limit, self._answered)
-        plane = DataPlane(self.runner, routes, dialect, ready=self._ready, rng=rng, endpoints=endpoints)
+        endpoints = Endpoints(table, path.identify, path.body_limit, self._answered, base=path.settings.listen.base_path)
+        plane = DataPlane(self.runner, routes, dialect, ready=self._ready, rng=rng, endpoints=endpoints, manners=manners(path.settings))
         self._server = DataServer(plane, http_limits(path.settings), clock, spawn)
         self._server.on_refused(lambda code: path.tally.count("gatehouse_bad_requests_total", (code,)))
 
@@ -123,6 +124,12 @@ class WorkerPlane:
 
     def _ready(self) -> tuple[bool, dict[str, str]]:
         return bool(self._path.table.models), {}
+
+
+def manners(settings: Settings) -> Manners:
+    """How the operator wants clients to be met."""
+    listen = settings.listen
+    return Manners(base=listen.base_path, proxies=TrustedProxies(listen.trusted_proxies) if listen.trusted_proxies else None)
 
 
 def http_limits(settings: Settings) -> HttpLimits:

@@ -1,8 +1,9 @@
-"""Attribution: what of a call's tags, end user and trace is kept with its records, by the operator's policy.
+"""Attribution: what of a call's tags, end user, trace and address is kept with its records, by the operator's policy.
 
 Tags come from the call's `metadata` and from the header `x-gatehouse-tags`, which wins. A name that the policy does not list
 is not looked at. A value that is too long, not printable, or in which a rule of the guard finds something is left out and the
-call is flagged, so that no secret gets into the ledger by this door. A call of nobody is booked under nothing.
+call is flagged, so that no secret gets into the ledger by this door. A call of nobody is booked under nothing but the address
+it came from.
 """
 
 import hashlib
@@ -34,6 +35,7 @@ class Attributor:
         self._scanner = scanner
         self._tags: frozenset[str] = frozenset()
         self._user = "off"
+        self._peer = False
         self._keeps = False
 
     def __repr__(self) -> str:
@@ -43,22 +45,24 @@ class Attributor:
         """Put a policy in force for records that are made from now on."""
         self._tags = policy.tags
         self._user = policy.user
-        self._keeps = bool(policy.tags) or policy.user != "off"
+        self._peer = policy.peer != "off"
+        self._keeps = bool(policy.tags) or policy.user != "off" or self._peer
 
     def __call__(self, x: Exchange) -> Attribution | None:
         """What `x` is booked under; None when there is nothing of it."""
         came = x.head.headers.get(TRACE_HEADER)
         if came is None and not self._keeps:
             return None
+        peer = x.head.peer if self._peer else ""
         principal = x.principal
         if principal is None:
-            return None
+            return Attribution(peer=peer) if peer else None
         parent = None if came is None else parse_traceparent(came)
         trace = "" if parent is None else parent.trace
         tags = self._kept(x) if self._tags else ()
         user = x.call.user if x.call is not None and self._user != "off" else None
         end_user = "" if not user else self._named(user, principal)
-        return Attribution(tags, end_user, trace) if tags or end_user or trace else None
+        return Attribution(tags, end_user, trace, peer) if tags or end_user or trace or peer else None
 
     def hashed(self, user: str, tenant: str) -> str:
         """The name under which an end user of `tenant` stands in the ledger: nobody without the key can go back, or try names."""

@@ -98,12 +98,14 @@ class BooksContract:
             closed_record("req_1"),
             closed_record("req_2", team=None, flags=(), stages=(), meters=(), commitment=b"", first_event_us=-1),
             closed_record("req_3", attribution=Attribution((("cost.center", "7"), ("project", 'ä "b"')), "u_1", "4b" * 16)),
+            closed_record("req_4", attribution=Attribution(peer="2001:db8::7")),
         ]
         posted = await books.post(batch_of(*rows))
-        assert posted.inserted == 3
+        assert posted.inserted == 4
         assert await ledger.attempts("default", "req_1") == [rows[0]]
         assert await ledger.attempts("default", "req_2") == [rows[1]]
         assert await ledger.attempts("default", "req_3") == [rows[2]]
+        assert await ledger.attempts("default", "req_4") == [rows[3]]
 
     async def test_a_row_of_another_tenant_is_not_there(self, books: Books, ledger: LedgerReader) -> None:
         """Asked for by its id, listed, or summed."""

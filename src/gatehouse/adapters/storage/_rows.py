@@ -64,6 +64,7 @@ class RowWriter:
             tags_text(closed.attribution),
             "" if closed.attribution is None else closed.attribution.end_user,
             "" if closed.attribution is None else closed.attribution.trace,
+            "" if closed.attribution is None else closed.attribution.peer,
         )
 
     def _day(self, at: int) -> str:
@@ -139,7 +140,7 @@ def closed_of(row: Row[Any]) -> Closed:
 
 
 def _attribution(row: Row[Any]) -> Attribution | None:
-    if not (row.tags or row.end_user or row.trace):
+    if not (row.tags or row.end_user or row.trace or row.peer):
         return None
     tags = msgspec.json.decode(row.tags, type=dict[str, str]) if row.tags else {}
-    return Attribution(tuple(sorted(tags.items())), row.end_user, row.trace)
+    return Attribution(tuple(sorted(tags.items())), row.end_user, row.trace, row.peer)

@@ -17,7 +17,7 @@ logger = logging.getLogger("gatehouse.storage")
 
 SCHEMA: Final = "gatehouse"
 """Where our tables live on PostgreSQL: beside whatever else is in that database, never among it."""
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """Every revision this version knows, oldest first; the last one is its own."""
 VERSION: Final = Table(
     "alembic_version",

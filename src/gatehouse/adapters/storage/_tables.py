@@ -48,6 +48,7 @@ LEDGER: Final = Table(
     Column("tags", Text, nullable=False, server_default=""),
     Column("end_user", Text, nullable=False, server_default=""),
     Column("trace", Text, nullable=False, server_default=""),
+    Column("peer", Text, nullable=False, server_default=""),
     Index(None, "tenant", "at", "request_id"),
 )
 """One row an attempt; the columns are those of `Closed`, its usage spread over the buckets, and the UTC day. `tags` are a JSON

@@ -328,6 +328,7 @@ def _request(rows: list[Closed]) -> RequestView:
         tags=dict(attribution.tags),
         user=attribution.end_user or None,
         trace_id=attribution.trace or None,
+        peer=attribution.peer or None,
         attempts=[_attempt(row) for row in rows],
     )
 

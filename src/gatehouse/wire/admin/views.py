@@ -115,7 +115,7 @@ class AttemptView(_View, frozen=True, kw_only=True):
 
 
 class RequestView(_View, frozen=True, kw_only=True):
-    """One call with everything that is remembered of it: tags, end user and W3C trace id as far as policy keeps them."""
+    """One call with everything that is remembered of it: tags, end user, W3C trace id and address as far as policy keeps them."""
 
     id: str
     key_id: str
@@ -126,6 +126,7 @@ class RequestView(_View, frozen=True, kw_only=True):
     tags: dict[str, str]
     user: str | None
     trace_id: str | None
+    peer: str | None
     attempts: list[AttemptView]
 
 

@@ -24,6 +24,7 @@ from gatehouse.pipeline.runner import Deliver
 from gatehouse.wire.http import response
 from gatehouse.wire.http.body import RequestBody
 from gatehouse.wire.http.endpoints import Arrived, Endpoint, Endpoints, Errand
+from gatehouse.wire.http.forwarded import TrustedProxies
 from gatehouse.wire.http.head import RequestHead
 from gatehouse.wire.http.protocol import Connection
 from gatehouse.wire.http.refusals import advice, shutting_down
@@ -34,7 +35,8 @@ logger = logging.getLogger("gatehouse.wire.http")
 _IDS: Final = 256
 """Request ids made from one draw of chance."""
 
-_HEALTH: Final = ("/livez", "/readyz")
+_LIVE_PATH: Final = "/livez"
+_READY_PATH: Final = "/readyz"
 _LIVE: Final = b'{"status":"ok"}'
 
 
@@ -56,6 +58,14 @@ class Route(msgspec.Struct, frozen=True):
     operation: Operation
 
 
+class Manners(msgspec.Struct, frozen=True, kw_only=True):
+    """How the operator wants clients to be met. `base` stands before every path; health answers without it too."""
+
+    base: str = ""
+    proxies: TrustedProxies | None = None
+    """Whose word counts about where a request comes from."""
+
+
 class DataPlane:
     """Serves the requests of every connection of a process.
 
@@ -73,9 +83,14 @@ class DataPlane:
         rng: Rng,
         endpoints: Endpoints | None = None,
         speakers: Mapping[bytes, Dialect] | None = None,
+        manners: Manners | None = None,
     ) -> None:
+        manners = manners or Manners()
+        base = manners.base
         self.runner = runner
-        self._routes = dict(routes)
+        self._routes = {base + path: route for path, route in routes.items()}
+        self._health = {before + path: path for path in (_LIVE_PATH, _READY_PATH) for before in ("", base)}
+        self._proxies = manners.proxies
         self._endpoints = endpoints
         self._speakers = dict(speakers or {})
         self._dialect = dialect
@@ -98,9 +113,12 @@ class DataPlane:
         elif self.draining:
             self._refuse(connection, shutting_down(), route.dialect, close=True)
         else:
+            peer = connection.peer
+            if self._proxies is not None:
+                peer = self._proxies.client(peer, head.headers.get(b"x-forwarded-for"))
             x = Exchange(
                 self._new_id(),
-                Head(head.method, head.path, head.headers, head.credentials, connection.peer),
+                Head(head.method, head.path, head.headers, head.credentials, peer),
                 body,
                 route.dialect,
             )
@@ -129,8 +147,9 @@ class DataPlane:
 
     def _serve_other(self, connection: Connection, head: RequestHead, body: RequestBody) -> None:
         """Health, what is no call, and what is not here."""
-        if head.path in _HEALTH:
-            self._health(connection, head)
+        health = self._health.get(head.path)
+        if health is not None:
+            self._tell_health(connection, head, health)
             return
         dialect = self._speaker(head)
         found = self._endpoints.find(head.path) if self._endpoints is not None else None
@@ -166,12 +185,13 @@ class DataPlane:
     def _known(self) -> str:
         """What can be asked for, for who asked for something else."""
         others = () if self._endpoints is None else self._endpoints.table
-        return ", ".join([*(f"POST {path}" for path in self._routes), *(f"{each.method} {each.path}" for each in others)])
+        base = "" if self._endpoints is None else self._endpoints.base
+        return ", ".join([*(f"POST {path}" for path in self._routes), *(f"{each.method} {base}{each.path}" for each in others)])
 
-    def _health(self, connection: Connection, head: RequestHead) -> None:
+    def _tell_health(self, connection: Connection, head: RequestHead, path: str) -> None:
         if head.method not in ("GET", "HEAD"):
             self._wrong_method(connection, head, self._dialect, "GET, HEAD")
-        elif head.path == "/livez":
+        elif path == _LIVE_PATH:
             connection.answer(200, response.JSON, _LIVE)
         else:
             ready, degraded = self._ready()

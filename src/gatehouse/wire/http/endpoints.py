@@ -136,6 +136,7 @@ class Endpoints:
         self.identify = identify
         self.limit_of = limit_of
         self.told = told
+        self.base = base
         self._exact: dict[str, dict[str, Endpoint]] = {}
         patterns: dict[str, _Pattern] = {}
         for endpoint in self.table:
