@@ -143,6 +143,7 @@ class Steward:
         """What a worker said that it ended, by the poll's number."""
         self._changed = asyncio.Event()
         self._draining = False
+        self._listener: socket.socket | None = None
         self._board = TargetBoard(clock, self._alarmed)
         self.problems: dict[str, str] = {}
         """What is degraded, by part; shown by /readyz."""
@@ -197,7 +198,11 @@ class Steward:
     # -- workers ---------------------------------------------------------------------------------------------------
 
     async def start(self, workers: int, command: WorkerCommand, listener: socket.socket) -> None:
-        """Start the workers, which share `listener`; returns when their processes exist. `ready` tells when they serve."""
+        """Start the workers, which share `listener`; returns when their processes exist. `ready` tells when they serve.
+
+        The steward never accepts on `listener`; it keeps it for workers to come, and closes it when it stops.
+        """
+        self._listener = listener
         for index in range(workers):
             seat = _Seat(index)
             self._seats.append(seat)
@@ -460,6 +465,9 @@ class Steward:
             seat.serving = False
             if seat.link is not None:
                 seat.link.send(Drain(grace))
+        if self._listener is not None:
+            # Open here, it would let the system take connections that no worker accepts any more.
+            self._listener.close()
         await self._until(lambda: not self.pids, grace + 5.0)
         await asyncio.gather(*(child.stop(1.0) for child in children))
         if self._equipment is not None:
