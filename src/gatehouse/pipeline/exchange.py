@@ -13,7 +13,7 @@ from gatehouse.core.limits import Hold
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Plan, Target
-from gatehouse.core.ports import Body, Dialect
+from gatehouse.core.ports import Body, Dialect, Task
 from gatehouse.core.records import MeterHold
 from gatehouse.core.usage import Usage
 
@@ -73,6 +73,7 @@ class Exchange:
         "started_at",
         "stop",
         "target",
+        "task",
         "traffic",
         "usage",
     )
@@ -120,6 +121,8 @@ class Exchange:
         """The whole answer, once somebody collected it."""
         self.outcome: Outcome | None = None
         self.error: GatehouseError | None = None
+        self.task: Task | None = None
+        """What carries this exchange, when whoever began it says so; else the runner finds out."""
         self.stop: Callable[[], object] | None = None
         """Cancels the task that carries this exchange; set by the runner."""
         self.headers: dict[str, str] = {}

@@ -17,6 +17,7 @@ from gatehouse.core.errors import Blocked, GatehouseError, Internal, Unavailable
 from gatehouse.core.events import Events
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Clock
+from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import Exchange
 
 logger = logging.getLogger("gatehouse.pipeline")
@@ -37,11 +38,21 @@ class Stage(Protocol):
         """Put things right when the call has ended. Never awaits, never raises."""
 
 
+class Prompt(Stage, Protocol):
+    """A stage that most often need not wait: then the runner has no coroutine to begin and to end for it."""
+
+    def at_once(self, x: Exchange) -> bool:
+        """Do all that `admit` does, raising what it raises, and return True; or change nothing and return False: then `admit` is asked."""
+
+
 class Watcher(Stage, Protocol):
     """A stage that wraps the stream; one that does not costs nothing an event."""
 
     def watch(self, x: Exchange, events: Events) -> Events:
-        """Return `events`, or a generator around them that closes them on every exit."""
+        """Return `events`, or a generator around them that closes them on every exit.
+
+        A `Single` may be looked into here and returned, or replaced by another: nothing has to be generated for one event.
+        """
 
 
 class Runner:
@@ -49,8 +60,12 @@ class Runner:
 
     def __init__(self, stages: tuple[Stage, ...], clock: Clock) -> None:
         self.stages = stages
-        self._clock = clock
-        self._steps = tuple((stage, getattr(stage, "watch", None)) for stage in stages)
+        self._monotonic = clock.monotonic
+        self._now = clock.now
+        self._steps = tuple((getattr(stage, "at_once", _never), stage.admit) for stage in stages)
+        self._watchers = tuple((depth, watch) for depth, stage in enumerate(stages, 1) if (watch := getattr(stage, "watch", None)))[::-1]
+        self._settlers = tuple(stages[:depth][::-1] for depth in range(len(stages) + 1))
+        """Who settles a call that entered so many stages, in order."""
         self.running: set[Exchange] = set()
 
     async def carry(self, x: Exchange, deliver: Deliver) -> None:
@@ -60,30 +75,31 @@ class Runner:
             GatehouseError: what the caller is to be told; also in `x.error`.
             asyncio.CancelledError: the call was stopped from outside; `x.outcome` says by whom.
         """
-        task = asyncio.current_task()
-        assert task is not None
         if x.outcome is not None:
             raise asyncio.CancelledError(f"ended before it began: {x.outcome}")
-        x.stop = task.cancel
-        x.clock_start = self._clock.monotonic()
-        x.started_at = self._clock.now()
+        x.stop = (x.task or _this_task()).cancel
+        x.clock_start = self._monotonic()
+        x.started_at = self._now()
         self.running.add(x)
         source: Events | None = None
         events: Events | None = None
         try:
             source = await self._admit(x)
-            events = self._watch(x, source)
+            events = source
+            for depth, watch in self._watchers:
+                if depth <= x.entered:
+                    events = watch(x, events)
             await deliver(x, events)
             if x.outcome is None:
                 x.outcome = Outcome.COMPLETED
         except GatehouseError as error:
-            self._fail(x, error, streaming=events is not None)
+            self._fail(x, error, streaming=source is not None)
             raise
         except asyncio.CancelledError:
             if x.outcome is None or x.outcome is Outcome.COMPLETED:
                 x.outcome = Outcome.SHUTDOWN
             if x.outcome is Outcome.DEADLINE:
-                task.uncancel()
+                _this_task().uncancel()
                 x.error = UpstreamFailed("The call took longer than its deadline.", code="upstream_timeout")
                 raise x.error from None
             raise
@@ -91,11 +107,12 @@ class Runner:
             logger.exception("call %s: a fault of ours", x.request_id)
             internal = Internal("Something went wrong on our side. Quote the request id when you report it.")
             internal.detail = type(fault).__name__
-            self._fail(x, internal, streaming=events is not None)
+            self._fail(x, internal, streaming=source is not None)
             raise internal from fault
         finally:
             try:
-                await self._close(x, events, source)
+                if type(events) is not Single or type(source) is not Single:
+                    await self._close(x, events, source)
             finally:
                 self._settle(x)
 
@@ -116,25 +133,17 @@ class Runner:
             raise cut
 
     async def _admit(self, x: Exchange) -> Events:
-        marks = x.marks
-        monotonic = self._clock.monotonic
-        steps = self._steps
-        events: Events | None = None
-        for depth, (stage, _) in enumerate(steps, 1):
+        mark = x.marks.append
+        monotonic = self._monotonic
+        for depth, (at_once, admit) in enumerate(self._steps, 1):
             x.entered = depth
-            events = await stage.admit(x)
-            marks.append(monotonic())
-            if events is not None:
-                break
-        if events is None:
-            raise Internal("No stage answered the call.")
-        return events
-
-    def _watch(self, x: Exchange, events: Events) -> Events:
-        for _, watch in reversed(self._steps[: x.entered]):
-            if watch is not None:
-                events = watch(x, events)
-        return events
+            if not at_once(x):
+                events = await admit(x)
+                if events is not None:
+                    mark(monotonic())
+                    return events
+            mark(monotonic())
+        raise Internal("No stage answered the call.")
 
     @staticmethod
     def _fail(x: Exchange, error: GatehouseError, *, streaming: bool) -> None:
@@ -150,8 +159,19 @@ class Runner:
     def _settle(self, x: Exchange) -> None:
         self.running.discard(x)
         x.stop = None
-        for stage in reversed(self.stages[: x.entered]):
+        for stage in self._settlers[x.entered]:
             try:
                 stage.settle(x)
             except Exception:
                 logger.exception("call %s: settling %s failed", x.request_id, stage.name)
+
+
+def _never(x: Exchange) -> bool:
+    """The `at_once` of a stage that has none."""
+    return False
+
+
+def _this_task() -> "asyncio.Task[object]":
+    task = asyncio.current_task()
+    assert task is not None
+    return task

@@ -20,6 +20,7 @@ from gatehouse.core.money import ZERO
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import CachePolicy, Plan
 from gatehouse.core.ports import AnswerCache
+from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange
 from gatehouse.pipeline.watching import Watching
 
@@ -73,7 +74,7 @@ class Cache:
                 x.cache = "hit"
                 x.usage = NO_USAGE
                 x.charge = ZERO
-                return _replay(answer)
+                return Single(answer)
         x.cache = "miss"
         self._misses[x] = _Miss(key, policy.ttl, 0.0 if plan.ladder is None else plan.ladder.stale, fresh)
         return None
@@ -81,7 +82,13 @@ class Cache:
     def watch(self, x: Exchange, events: Events) -> Events:
         """Collect the answer of a miss."""
         miss = self._misses.get(x)
-        return events if miss is None else Watching(events, self._collected(miss, events))
+        if miss is None:
+            return events
+        if type(events) is Single and isinstance(answer := events.event, Answer):
+            if _length(answer) <= self._longest:
+                miss.answer = answer
+            return events
+        return Watching(events, self._collected(miss, events))
 
     def settle(self, x: Exchange) -> None:
         """Keep what was collected, if the call completed."""
@@ -122,10 +129,6 @@ class Cache:
                 miss.answer = collector.answer()
         finally:
             await events.aclose()
-
-
-async def _replay(answer: Answer) -> AsyncGenerator[Event, None]:
-    yield answer
 
 
 def _scope(policy: CachePolicy, principal: Principal) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ import msgspec
 from gatehouse.core.calls import Operation
 from gatehouse.core.collect import collected
 from gatehouse.core.errors import GatehouseError, InvalidRequest, NotFound, Unauthenticated
-from gatehouse.core.events import Events
+from gatehouse.core.events import Answer, Events
 from gatehouse.core.money import format_usd
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Dialect, Rng, StreamWriter
+from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Deliver
 from gatehouse.wire.http import response
@@ -124,7 +125,7 @@ class DataPlane:
             )
             connection.exchange = x
             # Spawn would keep a second reference and log what `carry` never raises: a microsecond of every call.
-            self.running[x] = connection.loop.create_task(_Reply(self, connection, x).carry(), name="call")
+            x.task = self.running[x] = connection.loop.create_task(_Reply(self, connection, x).carry(), name="call")
 
     def refusal(self, error: GatehouseError) -> tuple[bytes, bytes]:
         """Header lines and body for a request too malformed to have a path."""
@@ -251,7 +252,9 @@ class _Reply:
     async def _deliver(self, x: Exchange, events: Events) -> None:
         call = x.call
         if call is None or not call.stream:
-            await self._collect(x, events)
+            whole = events.event if type(events) is Single else await collected(events)
+            assert isinstance(whole, Answer)
+            self._take(x, whole)
             return
         writer = self._writer = x.dialect.open_stream(call, x.request_id)
         encode = writer.event
@@ -265,8 +268,7 @@ class _Reply:
             if stream.send(frame):
                 await stream.give_way()
 
-    async def _collect(self, x: Exchange, events: Events) -> None:
-        answer = await collected(events)
+    def _take(self, x: Exchange, answer: Answer) -> None:
         if x.call is None:
             raise RuntimeError("a call was answered without having been decoded")
         if x.answer is None:
