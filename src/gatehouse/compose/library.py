@@ -274,6 +274,10 @@ class _Body:
     def __init__(self, content: bytes) -> None:
         self._content = content
 
+    def at_hand(self, limit: int) -> bytes | None:
+        """See `Body`."""
+        return self._content if len(self._content) <= limit else None
+
     async def read(self, limit: int) -> bytes:
         """See `Body`."""
         if len(self._content) > limit:

@@ -66,6 +66,9 @@ class Spawn(Protocol):
 class Body(Protocol):
     """A request's body that has not been read yet."""
 
+    def at_hand(self, limit: int) -> bytes | None:
+        """All of it, when nothing stands against reading it now; None when `read` has to wait or to refuse."""
+
     async def read(self, limit: int) -> bytes:
         """All of it.
 

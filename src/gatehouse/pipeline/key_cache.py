@@ -76,6 +76,7 @@ class KeyCache:
     def __init__(self, fetch: Fetch, clock: Clock, spawn: Spawn, bounds: Bounds | None = None) -> None:
         self._fetch = fetch
         self._clock = clock
+        self._monotonic = clock.monotonic
         self._spawn = spawn
         self._bounds = bounds or Bounds()
         self._fresh = self._bounds.fresh
@@ -98,6 +99,11 @@ class KeyCache:
                 self._take_off(key_id)
             return entry.record
         return await self._confirm(key_id, entry, now)
+
+    def at_hand(self, key_id: str) -> KeyRecord | None:
+        """The record, when it is here and need not be asked for soon; else None, and `find` tells."""
+        entry = self._known.get(key_id)
+        return entry.record if entry is not None and 2 * (self._monotonic() - entry.confirmed) < self._fresh else None
 
     def forget(self, key_id: str, version: int | None = None) -> None:
         """The key changed: the next use asks the store. With `version`, an entry that is at least as new stays."""

@@ -42,7 +42,7 @@ class Prompt(Stage, Protocol):
     """A stage that most often need not wait: then the runner has no coroutine to begin and to end for it."""
 
     def at_once(self, x: Exchange) -> bool:
-        """Do all that `admit` does, raising what it raises, and return True; or change nothing and return False: then `admit` is asked."""
+        """Do all that `admit` does, raising what it raises, and return True; or return False, and `admit` goes on from there."""
 
 
 class Watcher(Stage, Protocol):

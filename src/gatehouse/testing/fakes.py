@@ -220,6 +220,10 @@ class FakeBody:
         self.content = content
         self.reads = 0
 
+    def at_hand(self, limit: int) -> bytes | None:
+        """Nothing: it has to be read."""
+        return None
+
     async def read(self, limit: int) -> bytes:
         """All of it, when it is within `limit`."""
         self.reads += 1

@@ -41,6 +41,7 @@ class Authorise:
         if x.principal is None or x.call is None:
             raise Forbidden("This call has no identity.", code="permission_denied")
         authorise_model(x.principal, x.call.model, self._canonical)
+        return True
 
     def settle(self, x: Exchange) -> None:
         """Nothing is held."""

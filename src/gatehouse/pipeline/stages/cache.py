@@ -50,22 +50,30 @@ class Cache:
         self._longest = longest_answer
         self._encode = msgspec.msgpack.Encoder().encode
         self._misses: dict[Exchange, _Miss] = {}
+        self._hits: dict[Exchange, Answer] = {}
+        """Found by `at_once`, to be handed over by `admit`, which follows at once."""
 
     async def admit(self, x: Exchange) -> Events | None:
         """Answer from the cache, or let the call pass. Sets `x.cache`.
 
         The caller's `cache-control: no-cache` asks for a fresh answer, `no-store` for none to be kept either.
         """
+        if x not in self._hits and self.at_once(x):
+            return None
+        return Single(self._hits.pop(x))
+
+    def at_once(self, x: Exchange) -> bool:
+        """As `admit`, for a call that is not answered here."""
         call, plan, principal = x.call, x.plan, x.principal
         assert call is not None
         assert plan is not None
         assert principal is not None
         policy = plan.cache
         if policy is None:
-            return None
+            return True
         wishes = x.head.headers.get(b"cache-control")
         if wishes is not None and b"no-store" in (asked := _directives(wishes)):
-            return None
+            return True
         key = self._key(call, plan, policy, principal)
         fresh = wishes is not None and bool(asked & {b"no-cache", b"max-age=0"})
         if not fresh:
@@ -74,10 +82,11 @@ class Cache:
                 x.cache = "hit"
                 x.usage = NO_USAGE
                 x.charge = ZERO
-                return Single(answer)
+                self._hits[x] = answer
+                return False
         x.cache = "miss"
         self._misses[x] = _Miss(key, policy.ttl, 0.0 if plan.ladder is None else plan.ladder.stale, fresh)
-        return None
+        return True
 
     def watch(self, x: Exchange, events: Events) -> Events:
         """Collect the answer of a miss."""

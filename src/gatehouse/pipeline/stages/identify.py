@@ -4,10 +4,11 @@
 key came in. There is no fall-through: a key that fails ends the call, and nobody ever runs under an empty identity.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from gatehouse.core.errors import InvalidRequest, Unauthenticated
-from gatehouse.core.identity import Principal
+from gatehouse.core.identity import KeyRecord, Principal
 from gatehouse.core.keys import LONGEST_CREDENTIAL, KeyChecker, parse
 from gatehouse.core.ports import Clock, KeyDirectory
 from gatehouse.pipeline.exchange import Exchange
@@ -25,6 +26,16 @@ async def identify(credentials: tuple[bytes, ...], directory: KeyDirectory, chec
         InvalidRequest: two different keys.
         Unavailable: whether the key is good cannot be found out at the moment.
     """
+    key = _the_one(credentials)
+    digest = checker.digest(key)
+    if checker.is_bootstrap(digest):
+        return checker.bootstrap
+    key_id = parse(key)
+    record = None if key_id is None else await directory.find(key_id)
+    return _accepted(record, digest, checker, now)
+
+
+def _the_one(credentials: tuple[bytes, ...]) -> bytes:
     if len(credentials) != 1:
         if credentials:
             raise InvalidRequest(TWO_KEYS, code="two_credentials")
@@ -32,11 +43,10 @@ async def identify(credentials: tuple[bytes, ...], directory: KeyDirectory, chec
     key = credentials[0]
     if len(key) > LONGEST_CREDENTIAL:
         raise Unauthenticated(BAD_KEY, code="invalid_api_key")
-    digest = checker.digest(key)
-    if checker.is_bootstrap(digest):
-        return checker.bootstrap
-    key_id = parse(key)
-    record = None if key_id is None else await directory.find(key_id)
+    return key
+
+
+def _accepted(record: KeyRecord | None, digest: bytes, checker: KeyChecker, now: float) -> Principal:
     if not checker.accepts(record, digest, now) or record is None:
         raise Unauthenticated(BAD_KEY, code="invalid_api_key")
     return record.principal
@@ -49,12 +59,28 @@ class Identify:
 
     def __init__(self, directory: KeyDirectory, checker: KeyChecker, clock: Clock) -> None:
         self._directory = directory
+        self._at_hand: Callable[[str], KeyRecord | None] = getattr(directory, "at_hand", _nothing)
         self._checker = checker
-        self._clock = clock
+        self._now = clock.now
 
     async def admit(self, x: Exchange) -> None:
         """Identify the caller; see `identify`."""
-        x.principal = await identify(x.head.credentials, self._directory, self._checker, self._clock.now())
+        x.principal = await identify(x.head.credentials, self._directory, self._checker, self._now())
+
+    def at_once(self, x: Exchange) -> bool:
+        """As `admit`, with a key whose record is at hand."""
+        key = _the_one(x.head.credentials)
+        key_id = parse(key)
+        record = None if key_id is None else self._at_hand(key_id)
+        if record is None:
+            return False  # unknown, stale, or no key of ours: whoever can wait finds out
+        x.principal = _accepted(record, self._checker.digest(key), self._checker, self._now())
+        return True
 
     def settle(self, x: Exchange) -> None:
         """Nothing is held."""
+
+
+def _nothing(key_id: str) -> KeyRecord | None:
+    """What is at hand in a directory that keeps nothing."""
+    return None

@@ -13,7 +13,7 @@ import msgspec
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import ContextTooLong, LimitExceeded
 from gatehouse.core.identity import Principal
-from gatehouse.core.limits import Dimension, Limits, budget_period, meters_of
+from gatehouse.core.limits import Dimension, Hold, Limits, budget_period, meters_of
 from gatehouse.core.money import format_usd
 from gatehouse.core.plans import Plan, Target
 from gatehouse.core.ports import Clock
@@ -99,6 +99,30 @@ class Limit:
             LimitExceeded: a limit is used up, or the call alone is larger than it.
             Unavailable: limits cannot be checked.
         """
+        caller, needs, now = self._needs(x)
+        account = caller.account
+        if not account.pools:
+            return
+        held = await self._book.hold(account, needs)
+        if isinstance(held, Refusal):
+            _tell(x, caller)
+            raise _refused(x, caller, held, now)
+        _hold(x, caller, held)
+
+    def at_once(self, x: Exchange) -> bool:
+        """As `admit`, when what the call needs is leased to this process already."""
+        caller, needs, _ = self._needs(x)
+        if not caller.account.pools:
+            return True
+        holds = self._book.take(caller.account, needs)
+        if holds is None:
+            return False
+        _hold(x, caller, holds)
+        return True
+
+    def _needs(self, x: Exchange) -> tuple[_Caller, tuple[int, ...], float]:
+        """Who calls, what the call needs of each of the caller's meters at most, and when that was asked. Writes the answer's
+        bound into the call."""
         principal, call, plan = x.principal, x.call, x.plan
         assert principal is not None
         assert call is not None
@@ -108,9 +132,6 @@ class Limit:
         caller = self._callers.get(principal.key_id)
         if caller is None or caller.principal is not principal or not caller.since <= now < caller.until:
             caller = self._caller(principal, now)
-        account = caller.account
-        if not account.pools:
-            return
         money = 0
         if caller.money:
             for price in prices:
@@ -118,18 +139,7 @@ class Limit:
                 if ceiling > money:  # noqa: PLR1730 - max() costs three times as much
                     money = ceiling
         amounts = (1, prompt + answer, 1, money)
-        needs = tuple([amounts[kind] for kind in caller.kinds])
-        holds = self._book.take(account, needs)
-        if holds is None:
-            held = await self._book.hold(account, needs)
-            if isinstance(held, Refusal):
-                _tell(x, caller)
-                raise _refused(x, caller, held, now)
-            holds = held
-        x.holds = holds
-        if caller.money:
-            x.money_holds = tuple([MeterHold(holds[index].meter.id, holds[index].amount) for index in caller.money])
-        _tell(x, caller)
+        return caller, tuple([amounts[kind] for kind in caller.kinds]), now
 
     def hold_again(self, x: Exchange) -> bool:
         """Hold tokens and money once more, for a second attempt at the same time; False when that cannot be done here and now."""
@@ -263,6 +273,13 @@ def _too_long(call: Call, plan: Plan, prompt: int, output: int, exact: bool) -> 
     what, param = _PROMPTS[call.operation]
     advice = f"Shorten the {what}" + (" or lower max_tokens." if wanted else ".")
     return ContextTooLong(f"The prompt has {said}{wanted}; the context of model {plan.model!r} holds {window}. {advice}", param=param)
+
+
+def _hold(x: Exchange, caller: _Caller, holds: tuple[Hold, ...]) -> None:
+    x.holds = holds
+    if caller.money:
+        x.money_holds = tuple([MeterHold(holds[index].meter.id, holds[index].amount) for index in caller.money])
+    _tell(x, caller)
 
 
 def _tell(x: Exchange, caller: _Caller) -> None:

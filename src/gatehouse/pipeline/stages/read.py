@@ -47,17 +47,28 @@ class Read:
             Timeout: it took too long to arrive.
             NotFound, Unavailable: see `Turns.begin`.
         """
-        if x.call is not None:
-            return
-        assert x.body is not None
-        body = await x.body.read(self._limit if not self._by_role else self.limit_of(x.principal))
-        if len(body) <= _LARGE or self._offload is None:
-            x.call = x.dialect.decode_request(body)
-        else:
-            decode = x.dialect.decode_request
-            x.call = await self._offload(lambda: decode(body))
+        if x.call is None:
+            assert x.body is not None
+            body = await x.body.read(self._limit if not self._by_role else self.limit_of(x.principal))
+            if len(body) <= _LARGE or self._offload is None:
+                x.call = x.dialect.decode_request(body)
+            else:
+                decode = x.dialect.decode_request
+                x.call = await self._offload(lambda: decode(body))
         if x.call.turn is not None and self._turns is not None:
             await self._turns.begin(x, len(body))
+
+    def at_once(self, x: Exchange) -> bool:
+        """As `admit`, with a short body that is all here."""
+        if x.call is not None:
+            return True
+        assert x.body is not None
+        limit = self._limit if not self._by_role else self.limit_of(x.principal)
+        body = x.body.at_hand(limit if limit < _LARGE else _LARGE)
+        if body is None:
+            return False
+        call = x.call = x.dialect.decode_request(body)
+        return call.turn is None or self._turns is None
 
     def limit_of(self, principal: Principal | None) -> int:
         """Bytes of body that a caller may send."""

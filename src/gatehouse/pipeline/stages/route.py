@@ -68,6 +68,10 @@ class Route:
             InvalidRequest: a field the model does not list, or a need no target of it can meet.
             Unavailable: the price of every eligible target is unknown and the operator said to block.
         """
+        self.at_once(x)
+
+    def at_once(self, x: Exchange) -> bool:
+        """All of `admit`: nothing here waits."""
         call = x.call
         assert call is not None
         plan = self._table.find(call.model)
@@ -85,6 +89,7 @@ class Route:
         if needs or not _all_suit(plan, call.operation):
             plan = _narrow(plan, call.operation, needs)
         x.plan = plan
+        return True
 
     def settle(self, x: Exchange) -> None:
         """Nothing is held."""

@@ -82,6 +82,15 @@ class RequestBody:
         """Bytes still to come; None when only the sender knows."""
         return self._remaining if self._dechunker is None else None
 
+    def at_hand(self, limit: int) -> bytes | None:
+        """All of it when it is here; see `gatehouse.core.ports.Body`."""
+        if not self.complete or self._encoding is not None or self._size > limit or self._fault is not None:
+            return None
+        self._limit = limit
+        pieces = self._pieces
+        self._pieces = []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     async def read(self, limit: int) -> bytes:
         """All of it, once; see `gatehouse.core.ports.Body`.
 
