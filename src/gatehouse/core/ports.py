@@ -3,7 +3,7 @@
 Time, chance and tasks are ports too, so that a seeded simulator can run the real code.
 """
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from gatehouse.core.calls import Call
@@ -261,3 +261,9 @@ class Tally(Protocol):
 
     def gauge(self, name: str, labels: tuple[str, ...], change: int) -> None:
         """Move a gauge up or down."""
+
+    def counter(self, name: str, labels: tuple[str, ...] = ()) -> Callable[[int], None]:
+        """What adds to one counter or gauge: for who counts often and knows the labels beforehand."""
+
+    def histogram(self, name: str, labels: tuple[str, ...]) -> Callable[[float], None]:
+        """What adds to one histogram, likewise."""

@@ -62,7 +62,7 @@ class Runner:
         self.stages = stages
         self._monotonic = clock.monotonic
         self._now = clock.now
-        self._steps = tuple((getattr(stage, "at_once", _never), stage.admit) for stage in stages)
+        self._steps = tuple((getattr(stage, "at_once", _never), stage) for stage in stages)
         self._watchers = tuple((depth, watch) for depth, stage in enumerate(stages, 1) if (watch := getattr(stage, "watch", None)))[::-1]
         self._settlers = tuple(stages[:depth][::-1] for depth in range(len(stages) + 1))
         """Who settles a call that entered so many stages, in order."""
@@ -135,10 +135,10 @@ class Runner:
     async def _admit(self, x: Exchange) -> Events:
         mark = x.marks.append
         monotonic = self._monotonic
-        for depth, (at_once, admit) in enumerate(self._steps, 1):
+        for depth, (at_once, stage) in enumerate(self._steps, 1):
             x.entered = depth
             if not at_once(x):
-                events = await admit(x)
+                events = await stage.admit(x)
                 if events is not None:
                     mark(monotonic())
                     return events

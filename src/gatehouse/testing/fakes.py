@@ -191,6 +191,14 @@ class FakeTally:
         """Move a gauge."""
         self.gauges[name, labels] += change
 
+    def counter(self, name: str, labels: tuple[str, ...] = ()) -> Callable[[int], None]:
+        """What adds to a counter, or moves a gauge that was moved before."""
+        return lambda amount: self.gauge(name, labels, amount) if (name, labels) in self.gauges else self.count(name, labels, amount)
+
+    def histogram(self, name: str, labels: tuple[str, ...]) -> Callable[[float], None]:
+        """What remembers values."""
+        return lambda value: self.observe(name, labels, value)
+
 
 class FakeJournal:
     """A list of records. `broken` makes it refuse as a full disk does; `synced` is how many were on disk at the last sync."""

@@ -6,6 +6,7 @@ its bound folds new label values into "other".
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -75,22 +76,45 @@ class Snapshot(msgspec.Struct, array_like=True):
     histograms: list[tuple[str, tuple[str, ...], list[int], float]]
 
 
+class _Number:
+    """One counter or gauge."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def add(self, amount: int) -> None:
+        self.value += amount
+
+
+class _Histogram:
+    """One histogram: how many values each bucket got, and their sum."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+
 class ProcessTally:
     """Implements `Tally` for one process."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Key, int] = {}
-        self._histograms: dict[Key, tuple[list[int], list[float]]] = {}
+        self._numbers: dict[Key, _Number] = {}
+        self._histograms: dict[Key, _Histogram] = {}
         self._sizes: dict[str, int] = {}
 
     def count(self, name: str, labels: tuple[str, ...] = (), amount: int = 1) -> None:
         """See `Tally`."""
-        key = (name, labels)
-        try:
-            self._numbers[key] += amount
-        except KeyError:
-            key = self._admit(key)
-            self._numbers[key] = self._numbers.get(key, 0) + amount
+        number = self._numbers.get((name, labels)) or self._number(name, labels)
+        number.value += amount
 
     def gauge(self, name: str, labels: tuple[str, ...], change: int) -> None:
         """See `Tally`."""
@@ -98,14 +122,22 @@ class ProcessTally:
 
     def observe(self, name: str, labels: tuple[str, ...], value: float) -> None:
         """See `Tally`."""
-        key = (name, labels)
-        try:
-            counts, total = self._histograms[key]
-        except KeyError:
-            key = self._admit(key)
-            counts, total = self._histograms.setdefault(key, ([0] * (len(BY_NAME[name].buckets) + 1), [0.0]))
-        counts[bisect_left(BY_NAME[name].buckets, value)] += 1
-        total[0] += value
+        histogram = self._histograms.get((name, labels)) or self._histogram(name, labels)
+        histogram.add(value)
+
+    def counter(self, name: str, labels: tuple[str, ...] = ()) -> Callable[[int], None]:
+        """See `Tally`."""
+        return (self._numbers.get((name, labels)) or self._number(name, labels)).add
+
+    def histogram(self, name: str, labels: tuple[str, ...]) -> Callable[[float], None]:
+        """See `Tally`."""
+        return (self._histograms.get((name, labels)) or self._histogram(name, labels)).add
+
+    def _number(self, name: str, labels: tuple[str, ...]) -> "_Number":
+        return self._numbers.setdefault(self._admit((name, labels)), _Number())
+
+    def _histogram(self, name: str, labels: tuple[str, ...]) -> "_Histogram":
+        return self._histograms.setdefault(self._admit((name, labels)), _Histogram(BY_NAME[name].buckets))
 
     def _admit(self, key: Key) -> Key:
         name, labels = key
@@ -119,13 +151,14 @@ class ProcessTally:
 
     def value(self, name: str, labels: tuple[str, ...] = ()) -> int:
         """A counter or gauge as it stands; 0 when never touched."""
-        return self._numbers.get((name, labels), 0)
+        number = self._numbers.get((name, labels))
+        return 0 if number is None else number.value
 
     def snapshot(self) -> bytes:
         """Everything so far, encoded for `merge`."""
         return msgspec.msgpack.encode(
             Snapshot(
-                [(name, labels, number) for (name, labels), number in self._numbers.items()],
-                [(name, labels, counts, total[0]) for (name, labels), (counts, total) in self._histograms.items()],
+                [(name, labels, number.value) for (name, labels), number in self._numbers.items()],
+                [(name, labels, each.counts, each.total) for (name, labels), each in self._histograms.items()],
             )
         )

@@ -4,10 +4,12 @@ Labels are what was configured or what we named ourselves, never what a caller s
 counts under "".
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from gatehouse.core.events import Events
 from gatehouse.core.ports import Tally
+from gatehouse.core.usage import Usage
 from gatehouse.pipeline.bookkeeping import Bookkeeper
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange
 
@@ -16,7 +18,9 @@ SAMPLE: Final = 16
 times are in its record."""
 _GUARD: Final = "guard:"
 """What a flag begins with that a guard rule set; the rule follows."""
-_BUCKETS: Final = ("input", "cached_input", "cache_write", "output", "reasoning", "audio_input", "audio_output")
+_RARE_BUCKETS: Final = ("cached_input", "cache_write", "reasoning", "audio_input", "audio_output")
+MOST_SHEETS: Final = 1_000
+"""Kinds of calls whose counters are kept at hand."""
 
 
 class Record:
@@ -30,6 +34,7 @@ class Record:
         self._stages = tuple((name,) for name in stages)
         self._sample = sample
         self._calls = 0
+        self._sheets: dict[tuple[str, str, str, str, str], _Sheet] = {}
 
     async def admit(self, x: Exchange) -> Events | None:
         """Let the call in and count it as running."""
@@ -45,30 +50,77 @@ class Record:
         """Write its end and count it."""
         # The journal first: what it says is money, the counters are only for looking at.
         seconds = self._books.closed(x)
-        tally = self._tally
-        tally.gauge("gatehouse_running", (), -1)
-        model = "" if x.plan is None else x.plan.model
-        target = "" if x.target is None else x.target.id
-        outcome = "" if x.outcome is None else x.outcome.value
-        error = "" if x.error is None else x.error.code
-        tally.count("gatehouse_requests_total", (model, target, outcome, error, x.cache))
-        if x.usage is not NO_USAGE:
-            for bucket in _BUCKETS:
-                amount = getattr(x.usage, bucket)
-                if amount:
-                    tally.count("gatehouse_tokens_total", (model, target, bucket), amount)
+        self._tally.gauge("gatehouse_running", (), -1)
+        plan, target, outcome, error, usage = x.plan, x.target, x.outcome, x.error, x.usage
+        kind = (
+            "" if plan is None else plan.model,
+            "" if target is None else target.id,
+            "" if outcome is None else outcome._value_,  # what `value` is, without asking the descriptor
+            "" if error is None else error.code,
+            x.cache,
+        )
+        sheet = self._sheets.get(kind)
+        if sheet is None:
+            sheet = self._sheets[kind] = _Sheet(self._tally, kind)
+            if len(self._sheets) > MOST_SHEETS:
+                del self._sheets[next(iter(self._sheets))]
+        sheet.calls(1)
+        sheet.seconds(seconds)
+        if usage is not NO_USAGE:
+            sheet.used(usage)
+        if x.charge:
+            sheet.cost(x.charge)
+        if x.first_event >= 0:
+            sheet.first_event(x.first_event)
         for flag in x.flags:
             if flag.startswith(_GUARD):
-                tally.count("gatehouse_guard_findings_total", (flag[len(_GUARD) :],))
-        if x.charge:
-            tally.count("gatehouse_cost_usd_units_total", (model, target), x.charge)
-        if x.first_event >= 0:
-            tally.observe("gatehouse_time_to_first_event_seconds", (model,), x.first_event)
-        tally.observe("gatehouse_request_duration_seconds", (model, outcome), seconds)
+                self._tally.count("gatehouse_guard_findings_total", (flag[len(_GUARD) :],))
         self._calls += 1
         if self._calls >= self._sample:
             self._calls = 0
             at = x.clock_start
             for labels, mark in zip(self._stages, x.marks, strict=False):
-                tally.observe("gatehouse_stage_duration_seconds", labels, mark - at)
+                self._tally.observe("gatehouse_stage_duration_seconds", labels, mark - at)
                 at = mark
+
+
+class _Sheet:
+    """The counters of one kind of call (model, target, outcome, error, cache), looked up once. Those that a kind never moves are
+    not made: a series of zeros tells nobody anything."""
+
+    __slots__ = ("_buckets", "_kind", "_tally", "calls", "cost", "first_event", "seconds")
+
+    def __init__(self, tally: Tally, kind: tuple[str, str, str, str, str]) -> None:
+        model, _, outcome, _, _ = kind
+        self._tally = tally
+        self._kind = kind
+        self.calls = tally.counter("gatehouse_requests_total", kind)
+        self.seconds = tally.histogram("gatehouse_request_duration_seconds", (model, outcome))
+        self.cost: Callable[[int], None] = self._cost
+        self.first_event: Callable[[float], None] = self._first_event
+        self._buckets: dict[str, Callable[[int], None]] = {}
+
+    def used(self, usage: Usage) -> None:
+        """Count tokens, bucket by bucket."""
+        if usage.input:
+            self._bucket("input", usage.input)
+        if usage.output:
+            self._bucket("output", usage.output)
+        for bucket in _RARE_BUCKETS:
+            amount = getattr(usage, bucket)
+            if amount:
+                self._bucket(bucket, amount)
+
+    def _bucket(self, bucket: str, amount: int) -> None:
+        add = self._buckets.get(bucket)
+        if add is None:
+            add = self._buckets[bucket] = self._tally.counter("gatehouse_tokens_total", (*self._kind[:2], bucket))
+        add(amount)
+
+    def _cost(self, amount: int) -> None:
+        self.cost = self._tally.counter("gatehouse_cost_usd_units_total", self._kind[:2])
+        self.cost(amount)
+
+    def _first_event(self, seconds: float) -> None:
+        self.first_event = self._tally.histogram("gatehouse_time_to_first_event_seconds", self._kind[:1])
+        self.first_event(seconds)

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
+from msgspec.structs import replace
 
 from gatehouse.core.errors import GatehouseError, InvalidRequest, TooLarge
 from gatehouse.wire.credentials import bearer, offered
@@ -29,6 +30,13 @@ _SHORT: Final = 256
 """How many and how long the things are that a reader remembers: what a stranger sends must not pile up."""
 _SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"expect"})
 """Fields that mean something different when read first than when read last."""
+
+
+_LENGTH_FIELD: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength:[ \t]*([0-9]+)[ \t]*\r\n")
+_LONGEST_LENGTH: Final = 18
+"""Digits of a Content-Length."""
+_KNOWN_BYTES: Final = 2_048
+"""The longest head that a connection keeps to know it again."""
 
 
 class Refused(Exception):
@@ -72,6 +80,43 @@ class _Names(dict[bytes, bytes]):
         if len(self) < _REMEMBERED and len(name) <= _SHORT:
             self[name] = lower
         return lower
+
+
+class KnownHead:
+    """A head that was read, to be known again: the same bytes but for the digits of its Content-Length mean the same request.
+
+    Only short heads are kept, and only until their connection's next one.
+    """
+
+    __slots__ = ("_after", "_before", "_digits", "_head")
+
+    def __init__(self, before: bytes, digits: bytes, after: bytes, head: RequestHead) -> None:
+        self._before = before
+        self._digits = digits
+        self._after = after
+        self._head = head
+
+    @classmethod
+    def of(cls, raw: bytes, head: RequestHead) -> "KnownHead | None":
+        """What to know `raw` by, whose meaning is `head`; None when that is not worth it."""
+        digits = head.headers.get(b"content-length", b"")
+        field = _LENGTH_FIELD.search(raw)
+        if not digits or len(raw) > _KNOWN_BYTES or field is None or field[1] != digits:
+            return None
+        return cls(raw[: field.start(1)], digits, raw[field.end(1) :], head)
+
+    def again(self, raw: bytes) -> RequestHead | None:
+        """What `raw` means, when it is this head again."""
+        before, after = self._before, self._after
+        digits = raw[len(before) : len(raw) - len(after)]
+        if not raw.startswith(before) or not raw.endswith(after) or len(raw) < len(before) + len(after):
+            return None
+        if digits == self._digits:
+            return self._head
+        if not digits.isdigit() or len(digits) > _LONGEST_LENGTH:
+            return None
+        head = self._head
+        return replace(head, headers={**head.headers, b"content-length": digits}, length=int(digits))
 
 
 class HeadReader:
@@ -209,7 +254,7 @@ def _length(headers: dict[bytes, bytes], minor: int) -> int:
         return CHUNKED
     if announced is None:
         return 0
-    if not announced.isdigit() or len(announced) > 18:
+    if not announced.isdigit() or len(announced) > _LONGEST_LENGTH:
         raise malformed("The Content-Length is not a number of bytes.")
     return int(announced)
 

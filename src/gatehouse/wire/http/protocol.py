@@ -16,7 +16,7 @@ from gatehouse.core.errors import GatehouseError, Timeout
 from gatehouse.core.outcome import Outcome
 from gatehouse.wire.http import response
 from gatehouse.wire.http.body import RequestBody
-from gatehouse.wire.http.head import HeadReader, Refused, RequestHead, malformed
+from gatehouse.wire.http.head import HeadReader, KnownHead, Refused, RequestHead, malformed
 from gatehouse.wire.http.limits import HttpLimits
 from gatehouse.wire.http.stream import Stream
 
@@ -95,6 +95,7 @@ class Connection(asyncio.Protocol):
         "_drain",
         "_held",
         "_input",
+        "_known",
         "_limits",
         "_paused",
         "_phase",
@@ -123,6 +124,8 @@ class Connection(asyncio.Protocol):
         self._scanned = 0
         """Up to here no head ends in `_input`."""
         self._advancing = False
+        self._known: KnownHead | None = None
+        """The head before: clients say the same again and again."""
         self._request: RequestHead | None = None
         self._body: RequestBody | None = None
         self._continued = False
@@ -230,7 +233,12 @@ class Connection(asyncio.Protocol):
                     raise self._too_long()
                 self._scanned = 0
                 self._at = end
-                self._begin(self._shared.heads.read(data[start:end]))
+                raw = data[start:end]
+                known = self._known
+                if known is None or (head := known.again(raw)) is None:
+                    head = self._shared.heads.read(raw)
+                    self._known = KnownHead.of(raw, head)
+                self._begin(head)
         except Refused as refused:
             self._refuse(refused)
         finally:
