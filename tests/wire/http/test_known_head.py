@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 from gatehouse.wire.http.head import HeadReader, KnownHead, Refused
 from gatehouse.wire.http.limits import HttpLimits
 
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer one\r\nContent-Length: 120\r\nx-tag: content-length: 7\r\n\r\n"
+HEAD = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer one\r\n"
+    b"Content-Length: 120\r\nx-tag: content-length: 7\r\n\r\n"
+)
 INSERTS = (b"0", b"9", b"-", b" ", b"\r\n", b"\n", b"\0", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"x", b"120")
 
 
