@@ -35,6 +35,8 @@ class Read:
         self._offload = offload
         self._by_role = dict(by_role or {})
         self._turns = turns
+        self._sizes: dict[Exchange, int] = {}
+        """Bytes of the bodies that `at_once` decoded and `admit`, which follows at once, has to go on with."""
         if turns is not None and turns.keeping:
             self.watch = turns.watch
 
@@ -47,6 +49,7 @@ class Read:
             Timeout: it took too long to arrive.
             NotFound, Unavailable: see `Turns.begin`.
         """
+        size = self._sizes.pop(x, 0)
         if x.call is None:
             assert x.body is not None
             body = await x.body.read(self._limit if not self._by_role else self.limit_of(x.principal))
@@ -55,8 +58,9 @@ class Read:
             else:
                 decode = x.dialect.decode_request
                 x.call = await self._offload(lambda: decode(body))
+            size = len(body)
         if x.call.turn is not None and self._turns is not None:
-            await self._turns.begin(x, len(body))
+            await self._turns.begin(x, size)
 
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, with a short body that is all here."""
@@ -68,7 +72,10 @@ class Read:
         if body is None:
             return False
         call = x.call = x.dialect.decode_request(body)
-        return call.turn is None or self._turns is None
+        if call.turn is None or self._turns is None:
+            return True
+        self._sizes[x] = len(body)
+        return False
 
     def limit_of(self, principal: Principal | None) -> int:
         """Bytes of body that a caller may send."""
