@@ -181,6 +181,31 @@ async def test_tools_make_the_round_trip(upstream: FakeUpstream, sdk: openai.Asy
     assert by_id == asked(upstream) == expected
 
 
+async def test_reasoning_is_shown_and_continued(upstream: FakeUpstream, sdk: openai.AsyncOpenAI) -> None:
+    """It is an item of its own, in full or as the summary asked for; and what is continued is a history the target takes."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "Rain.", "reasoning_content": "It is autumn."},
+        "finish_reason": "stop",
+    }
+    body = {"id": "c", "object": "chat.completion", "created": 1, "model": "fake", "choices": [choice], "usage": usage_of(3, 5)}
+    upstream.will(http(json.dumps(body).encode()))
+    made = await sdk.responses.create(model="assistant", input="Weather?")
+    thought = made.output[0]
+    assert thought.type == "reasoning"
+    assert [part.text for part in thought.content or []] == ["It is autumn."]
+    summed = await sdk.responses.create(model="assistant", input="Weather?", reasoning={"summary": "auto"}, store=False)
+    assert summed.output[0].type == "reasoning"
+    assert [part.text for part in summed.output[0].summary] == ["It is autumn."]
+    history: Any = [{"role": "user", "content": "Weather?"}, *made.output, {"role": "user", "content": "Sure?"}]
+    await sdk.responses.create(model="assistant", input="Sure?", previous_response_id=made.id)
+    by_id = asked(upstream)
+    await sdk.responses.create(model="assistant", input=history, store=False)
+    assert by_id == asked(upstream)
+    assert [message["role"] for message in by_id] == ["user", "assistant", "user"]
+    assert by_id[1]["content"] in ("Rain.", [{"type": "text", "text": "Rain."}])
+
+
 async def test_structured_answers_are_parsed(upstream: FakeUpstream, sdk: openai.AsyncOpenAI) -> None:
     """`responses.parse` gets the schema to the target and its object back."""
     upstream.will(completion('{"city": "Ulm", "degrees": 4}'))
