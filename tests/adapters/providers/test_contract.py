@@ -1,12 +1,19 @@
-"""The contract of a model, on the OpenAI adapter and a provider that answers slowly enough to be interrupted."""
+"""The contract of a model, on adapters and providers that answer slowly enough to be interrupted."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
+from gatehouse.adapters.providers._aws_keys import FixedKey
+from gatehouse.adapters.providers._sigv4 import AwsKey
+from gatehouse.adapters.providers.bedrock import AwsAuthoriser, bedrock_codec
+from gatehouse.adapters.providers.frame import HttpModel, ModelOptions
 from gatehouse.core.plans import Target
+from gatehouse.core.secrets import Secret
+from gatehouse.testing import bedrock as aws
 from gatehouse.testing.model_contract import ModelContract, ModelRig
-from gatehouse.testing.upstream import FakeUpstream, Play, Seen, Wire, completion, http, stream, streamed
+from gatehouse.testing.upstream import LAST_CHUNK, FakeUpstream, Play, Seen, Wire, chunk, completion, http, stream, streamed
 from tests.adapters.providers.trials import openai_model
 
 
@@ -41,4 +48,31 @@ class TestOpenAIModel(ModelContract):
             model = openai_model(upstream.url, max_connections=connections)
             pool = model.pool
             yield ModelRig(model, Target("lab/m", "lab", "m"), lambda: pool.open - pool.idle)
+            await model.close()
+
+
+async def bedrock_as_asked(seen: Seen, wire: Wire) -> None:
+    """Converse whole, ConverseStream in pieces, as the path says."""
+    if not seen.path.endswith("/converse-stream"):
+        wire.write(aws.converse())
+        return
+    wire.write(aws.STREAM_HEAD)
+    for message in aws.story():
+        wire.write(chunk(message))
+        await wire.flush()
+        await asyncio.sleep(0)
+    wire.write(LAST_CHUNK)
+
+
+class TestBedrockModel(ModelContract):
+    """Signed requests and binary frames."""
+
+    @pytest.fixture(params=[256, 2], ids=["many connections", "two connections"])
+    async def rig(self, request: pytest.FixtureRequest) -> AsyncIterator[ModelRig]:
+        async with FakeUpstream(bedrock_as_asked) as upstream:
+            options = ModelOptions(name="aws", base_url=f"http://127.0.0.1:{upstream.port}", max_connections=request.param)
+            key = FixedKey(AwsKey("AKIDEXAMPLE", Secret("secret")))
+            model = HttpModel(options, bedrock_codec(), AwsAuthoriser(key, "eu-central-1"))
+            pool = model.pool
+            yield ModelRig(model, Target("aws/m", "aws", "amazon.nova-lite-v1:0"), lambda: pool.open - pool.idle)
             await model.close()
