@@ -79,3 +79,12 @@ def test_log_probabilities_follow_each_other() -> None:
 def test_an_empty_stream_is_an_empty_answer() -> None:
     """No choices, no usage; whoever reads decides what that means."""
     assert collect() == Answer(())
+
+
+def test_a_signature_stands_for_the_reasoning_before_it() -> None:
+    """It stays while it covers all of it; more reasoning after it leaves a text that nobody signed."""
+    thought, proof = Chunk((ChoiceDelta(reasoning="a"),)), Chunk((ChoiceDelta(signature="s"),))
+    hidden = Chunk((ChoiceDelta(redacted="x"),))
+    choice = collect(thought, thought, proof, hidden, hidden).choices[0]
+    assert (choice.reasoning, choice.signature, choice.redacted) == ("aa", "s", ("x", "x"))
+    assert collect(thought, proof, thought, proof).choices[0].signature is None

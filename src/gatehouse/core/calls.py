@@ -120,6 +120,8 @@ class Thinking(msgspec.Struct, frozen=True, omit_defaults=True):
 
     mode: Literal["disabled", "enabled", "adaptive"]
     budget: int | None = None
+    display: Literal["summarized", "omitted"] | None = None
+    """How much of it the caller wants to see; None leaves that to the model."""
 
 
 class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):

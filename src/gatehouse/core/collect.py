@@ -67,7 +67,18 @@ async def collected(events: Events) -> Answer:
 class _Growing:
     """One choice while its pieces come in."""
 
-    __slots__ = ("_finish", "_logprobs", "_reasoning", "_redacted", "_refusal", "_signature", "_stop_sequence", "_text", "_tools")
+    __slots__ = (
+        "_finish",
+        "_logprobs",
+        "_reasoning",
+        "_redacted",
+        "_refusal",
+        "_resumed",
+        "_signature",
+        "_stop_sequence",
+        "_text",
+        "_tools",
+    )
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -77,6 +88,8 @@ class _Growing:
         self._finish: FinishReason | None = None
         self._logprobs: Any = None
         self._signature = ""
+        self._resumed = False
+        """More reasoning came after a signature: as one text, no proof covers it."""
         self._redacted: list[str] = []
         self._stop_sequence: str | None = None
 
@@ -85,6 +98,7 @@ class _Growing:
             self._text.append(delta.text)
         if delta.reasoning:
             self._reasoning.append(delta.reasoning)
+            self._resumed = self._resumed or self._signature != ""
         if delta.refusal:
             self._refusal.append(delta.refusal)
         for tool in delta.tools:
@@ -112,7 +126,7 @@ class _Growing:
             tools,
             self._finish or "stop",
             self._logprobs,
-            self._signature or None,
+            None if self._resumed else self._signature or None,
             tuple(self._redacted),
             self._stop_sequence,
         )

@@ -52,8 +52,8 @@ def forbidden(path: str) -> InvalidRequest:
     return invalid(path, "callers may not set this field.", "forbidden_field")
 
 
-def refuse_forbidden(value: Any, path: str = "") -> None:
-    """Look at every object inside an opaque `value`.
+def refuse_forbidden(value: Any, path: str = "", names: frozenset[str] = FORBIDDEN) -> None:
+    """Look at every object inside an opaque `value`. Where its names are the caller's own data, `names` is empty.
 
     Raises:
         InvalidRequest: naming the forbidden field, a value nested more than MAX_DEPTH levels deep, or an integer that 64 bits
@@ -65,8 +65,8 @@ def refuse_forbidden(value: Any, path: str = "") -> None:
         if depth > MAX_DEPTH:
             raise invalid(path_to(node, value, path), f"nested more than {MAX_DEPTH} levels deep.")
         if type(node) is dict:
-            if not FORBIDDEN.isdisjoint(node):
-                raise forbidden(child(path_to(node, value, path), next(name for name in node if name in FORBIDDEN)))
+            if not names.isdisjoint(node):
+                raise forbidden(child(path_to(node, value, path), next(name for name in node if name in names)))
             pending += [(item, depth + 1) for item in node.values() if type(item) in _WORTH_A_LOOK]
         elif type(node) is list:
             pending += [(item, depth + 1) for item in node if type(item) in _WORTH_A_LOOK]

@@ -86,6 +86,7 @@ def _size(answer: Answer) -> int:
     size += sum(sys.getsizeof(vector) for vector in answer.vectors)
     for choice in answer.choices:
         size += _OVERHEAD + _text(choice.text) + _text(choice.reasoning) + _text(choice.refusal)
+        size += _text(choice.signature) + sum(_text(piece) for piece in choice.redacted)
         for tool in choice.tools:
             size += _text(tool.id) + _text(tool.name) + _text(tool.arguments)
         if choice.logprobs is not None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from gatehouse.core.calls import CacheMark, FilePart, ImagePart, Message, Part, RefusalPart, TextPart, ThinkingPart, Tool, ToolCall
-from gatehouse.core.errors import UpstreamFailed
+from gatehouse.dialects._failures import inexpressible
 
 UNREADABLE: Final = "unparsed_arguments"
 """The one member of the input that stands for arguments which are no JSON object: no tool's schema takes it for its own."""
@@ -109,7 +109,7 @@ def _block(part: Part) -> _Block | None:
         case ThinkingPart():
             return None
         case _:
-            raise UpstreamFailed("The model takes no audio.", code="upstream_rejected", sent=False, caller_fault=True)
+            raise inexpressible("messages", "this model takes no audio.")
 
 
 def _image(url: str) -> dict[str, str]:
@@ -147,7 +147,7 @@ def _text(data: str) -> str:
     try:
         return b64decode(data, validate=True).decode()
     except ValueError:
-        raise UpstreamFailed("A text file is not base64 of UTF-8.", code="upstream_rejected", sent=False, caller_fault=True) from None
+        raise inexpressible("messages", "a file of text is not base64 of UTF-8.") from None
 
 
 def tool_use(called: ToolCall) -> _Block:

@@ -23,7 +23,6 @@ _FINISHES: Final[dict[str, FinishReason]] = {
     "refusal": "content_filter",
 }
 _REASONS: Final[dict[FinishReason, str]] = {
-    "stop": "end_turn",
     "length": "max_tokens",
     "tool_calls": "tool_use",
     "content_filter": "refusal",
@@ -40,9 +39,11 @@ def finish_reason(said: str | None) -> FinishReason:
     return _FINISHES.get(said or "end_turn", "stop")
 
 
-def stop_reason(finish: FinishReason, sequence: str | None) -> str:
-    """Why a choice ended, in Anthropic's words."""
-    return "stop_sequence" if finish == "stop" and sequence is not None else _REASONS[finish]
+def stop_reason(finish: FinishReason, sequence: str | None, *, calls: bool) -> str:
+    """Why a choice ended, in Anthropic's words. Where tools are called (`calls`) that is the reason; some targets say stop."""
+    if finish == "stop":
+        return "tool_use" if calls else "end_turn" if sequence is None else "stop_sequence"
+    return _REASONS[finish]
 
 
 class _Strict(Struct, gc=False, forbid_unknown_fields=True, tag_field="type"):

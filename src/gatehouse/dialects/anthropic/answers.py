@@ -80,7 +80,7 @@ def encode_answer(answer: Answer, call: Call) -> bytes:
             "role": "assistant",
             "model": answer.model or call.model,
             "content": blocks(choice),
-            "stop_reason": stop_reason(choice.finish, choice.stop_sequence),
+            "stop_reason": stop_reason(choice.finish, choice.stop_sequence, calls=bool(choice.tools)),
             "stop_sequence": choice.stop_sequence,
             "usage": write_usage(answer.usage),
         }

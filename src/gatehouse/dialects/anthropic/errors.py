@@ -23,7 +23,7 @@ _TABLE: Final[dict[str, tuple[int, str]]] = {
     "blocked": (400, "invalid_request_error"),
     "limit_exceeded": (429, "rate_limit_error"),
     "timeout": (408, "timeout_error"),
-    "unavailable": (529, "overloaded_error"),
+    "unavailable": (503, "api_error"),
     "upstream_failed": (502, "api_error"),
     "internal": (500, "api_error"),
 }
@@ -54,6 +54,9 @@ def describe(error: GatehouseError, request_id: str) -> tuple[int, dict[str, Any
         status, kind = _UPSTREAM.get(error.code, (status, kind))
         if error.caller_fault:
             status, kind = 400, "invalid_request_error"
+    elif error.kind == "unavailable" and error.retry_after is not None:
+        # What waiting heals; a configuration that cannot serve is no overload.
+        status, kind = _UPSTREAM["upstream_overloaded"]
     # Half a surrogate pair, as bytes of a header may become, must not stop an error from being told.
     message = error.message.encode("utf-8", "backslashreplace").decode()
     return status, {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
