@@ -316,3 +316,25 @@ async def test_a_broken_guard_on_the_way_out(fault: dict[str, Any], action: str,
     else:
         with pytest.raises(Unavailable):
             await passed(x, events, stage)
+
+
+async def test_a_signature_does_not_outlive_the_reasoning_it_proves() -> None:
+    """Reasoning that was changed is no longer what the target signed; signed and encrypted reasoning passes otherwise."""
+    proof, hidden = Chunk((ChoiceDelta(signature="proof"),), raw=b"p"), Chunk((ChoiceDelta(redacted="hidden"),), raw=b"h")
+    clean: list[Event] = [Chunk((ChoiceDelta(reasoning="plain thought"),), raw=b"t"), proof, hidden, said("done.")]
+    assert await passed(exchange(output="redact"), clean) == clean
+    dirty: list[Event] = [Chunk((ChoiceDelta(reasoning=f"use {AWS} now"),), raw=b"t"), said("so."), proof, hidden, said("done.")]
+    out = await passed(exchange(output="redact"), dirty)
+    choices = [choice for event in out if isinstance(event, Chunk) for choice in event.choices]
+    assert not any(choice.signature for choice in choices)
+    assert [choice.redacted for choice in choices if choice.redacted] == ["hidden"]
+    assert all(AWS not in choice.reasoning for choice in choices)
+
+
+async def test_a_whole_answer_whose_reasoning_was_changed_is_unsigned() -> None:
+    """The same, in one piece."""
+    answer = Answer((Choice(text="x", reasoning=f"use {AWS} now", signature="proof"),))
+    (out,) = await passed(exchange(output="redact"), [answer])
+    assert isinstance(out, Answer)
+    assert AWS not in str(out.choices[0].reasoning)
+    assert out.choices[0].signature is None

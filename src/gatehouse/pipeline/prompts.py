@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from gatehouse.core.calls import Call, TextPart
+from gatehouse.core.calls import Call, TextPart, ThinkingPart
 
 MEDIA_TOKENS: Final = 765
 """What an image, a sound or a file is taken for when the target does not say: a large image in OpenAI's tiles."""
@@ -23,6 +23,8 @@ def prompt_tokens(call: Call) -> int:
             for part in content:
                 if isinstance(part, TextPart):
                     characters += len(part.text)
+                elif isinstance(part, ThinkingPart):
+                    characters += len(part.thinking) + len(part.redacted or "")
                 else:
                     others += 1
         characters += sum(len(tool.arguments) + len(tool.name) for tool in message.tool_calls)

@@ -45,7 +45,7 @@ class _Piece(msgspec.Struct, frozen=True, gc=False):
 class Screen:
     """State of one answer. `rules` are the rules that found something so far."""
 
-    __slots__ = ("_action", "_normaliser", "_others", "_quiet", "_scanner", "_texts", "_waiting", "rules")
+    __slots__ = ("_action", "_normaliser", "_others", "_quiet", "_scanner", "_texts", "_unsigned", "_waiting", "rules")
 
     def __init__(self, scanner: Scanner, normaliser: Normaliser, action: Action, quiet: frozenset[str] = frozenset()) -> None:
         self._scanner = scanner
@@ -55,6 +55,8 @@ class Screen:
         self._texts: dict[int, Sieve] = {}
         self._others: dict[tuple[int, str], Sieve] = {}
         self._waiting: deque[tuple[Chunk, tuple[_Piece, ...]]] = deque()
+        self._unsigned: set[int] = set()
+        """Choices whose reasoning was changed: a proof of what was thought proves nothing any more."""
         self.rules: list[str] = []
 
     def take(self, chunk: Chunk) -> Chunk | list[Chunk]:
@@ -71,7 +73,7 @@ class Screen:
                 if not (choice.tools or choice.reasoning or choice.refusal):
                     text = choice.text
                     if not text:
-                        return chunk
+                        return chunk if not self._unsigned else self._without_proof(chunk) or []
                     sieve = self._texts.get(choice.index) or self._sieve(choice.index, _TEXT)
                     if sieve.passes(text):
                         return chunk
@@ -139,13 +141,30 @@ class Screen:
             if any(piece.end > piece.sieve.decided for piece in pieces):
                 return
             waiting.popleft()
-            rewritten = _rewritten(chunk, pieces) if any(_spotted(piece) for piece in pieces) else chunk
+            rewritten: Chunk | None = chunk
+            if any(_spotted(piece) for piece in pieces):
+                self._unsigned |= {choice.index for choice in chunk.choices if self._changes_reasoning(choice, pieces)}
+                rewritten = _rewritten(chunk, pieces)
+            if self._unsigned and rewritten is not None:
+                rewritten = self._without_proof(rewritten)
             for piece in pieces:
                 spots = piece.sieve.spots
                 while spots and spots[0].end <= piece.end:
                     del spots[0]
             if rewritten is not None:
                 yield rewritten
+
+    def _changes_reasoning(self, choice: ChoiceDelta, pieces: tuple[_Piece, ...]) -> bool:
+        sieve = self._others.get((choice.index, "reasoning")) if choice.reasoning else None
+        return sieve is not None and any(piece.sieve is sieve and _spotted(piece) for piece in pieces)
+
+    def _without_proof(self, chunk: Chunk) -> Chunk | None:
+        """The event without signatures of reasoning that was changed; None when nothing of it is left."""
+        if not any(choice.signature and choice.index in self._unsigned for choice in chunk.choices):
+            return chunk
+        choices = [replace(choice, signature="") if choice.index in self._unsigned else choice for choice in chunk.choices]
+        kept = tuple([choice for choice in choices if not _is_empty(choice)])
+        return replace(chunk, choices=kept, raw=b"") if kept or chunk.usage is not None else None
 
 
 def _texts_of(choice: ChoiceDelta) -> Iterator[tuple[str, str]]:
@@ -200,7 +219,8 @@ def _rewritten(chunk: Chunk, pieces: tuple[_Piece, ...]) -> Chunk | None:
 
 def _is_empty(choice: ChoiceDelta) -> bool:
     tools = any(tool.id is not None or tool.name is not None or tool.arguments for tool in choice.tools)
-    return not (choice.text or choice.reasoning or choice.refusal or tools or choice.finish or choice.begins or choice.logprobs)
+    said = choice.text or choice.reasoning or choice.refusal or tools or choice.signature or choice.redacted
+    return not (said or choice.finish or choice.begins or choice.logprobs)
 
 
 def answer_texts(answer: Answer) -> Iterator[tuple[str, str]]:
@@ -229,5 +249,7 @@ def rewritten_answer(answer: Answer, changes: dict[str, str]) -> Answer:
             for index, tool in enumerate(old.tools)
         )
         new: Choice = replace(old, tools=tools, **fields)
+        if new.reasoning != old.reasoning:
+            new = replace(new, signature=None)
         choices.append(old if new == old else replace(new, logprobs=None))
     return replace(answer, choices=tuple(choices), raw=b"")
