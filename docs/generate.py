@@ -21,6 +21,7 @@ from gatehouse.core import errors
 from gatehouse.core.calls import Operation
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.plans import Capability
+from gatehouse.dialects.anthropic import AnthropicDialect
 from gatehouse.dialects.openai import OpenAIDialect
 from gatehouse.dialects.openai.profiles import HOSTED, PLAIN, SERVERS, Profile
 from gatehouse.dialects.openai.responses import ResponsesDialect
@@ -29,6 +30,7 @@ from gatehouse.pipeline.turns import KeepPolicy, Turns
 from gatehouse.settings import Settings
 from gatehouse.wire.admin.app import Endpoint
 from gatehouse.wire.admin.endpoints import endpoints
+from gatehouse.wire.http.counting import counting_endpoints
 from gatehouse.wire.http.endpoints import Endpoint as DataEndpoint
 from gatehouse.wire.http.models import model_endpoints
 from gatehouse.wire.http.responses import response_endpoints
@@ -187,7 +189,13 @@ def table() -> tuple[Endpoint, ...]:
 
 def data_endpoints() -> tuple[DataEndpoint, ...]:
     """The data port's endpoints that are no calls; nothing is kept behind them."""
-    return (*model_endpoints(RouteTable()), *response_endpoints(Turns(KeepPolicy(), SystemClock()), ResponsesDialect()))
+    table = RouteTable()
+    nothing: Any = None
+    return (
+        *model_endpoints(table),
+        *response_endpoints(Turns(KeepPolicy(), SystemClock()), ResponsesDialect()),
+        *counting_endpoints(AnthropicDialect(), table, nothing, nothing),
+    )
 
 
 def http_page() -> str:
@@ -203,13 +211,16 @@ def http_page() -> str:
         "| POST | `/v1/responses` | OpenAI responses, streamed and not |",
         "| POST | `/v1/completions` | OpenAI completions: text to be continued, streamed and not |",
         "| POST | `/v1/embeddings` | OpenAI embeddings, as numbers or base64 |",
+        "| POST | `/v1/messages` | Anthropic messages, streamed and not |",
         *(f"| {each.method} | `{each.path}` | {each.summary} |" for each in data_endpoints()),
         "| GET | `/livez` | whether this process runs |",
         "| GET | `/readyz` | whether this process can serve; degraded parts in the body |",
         "",
         "A key goes in `Authorization: Bearer` or `x-api-key`; two different keys at once are a 400. Answers carry",
         "`x-gatehouse-request-id`, `x-gatehouse-target`, `x-gatehouse-cost-usd` (not streamed), `x-gatehouse-cache` (hit, miss, bypass)",
-        "and `x-ratelimit-*`. A stream carries its cost as `gatehouse.cost_usd` in the usage event when usage was asked for.",
+        "and `x-ratelimit-*`. A stream carries its cost as `gatehouse.cost_usd` in the usage event when usage was asked for; one of",
+        "Anthropic's always does, in `message_delta`. The path decides in whose words errors are told; where a path belongs to nobody,",
+        "Anthropic's for a request with `anthropic-version`.",
         "",
         "## Admin port",
         "",
@@ -241,17 +252,21 @@ def errors_page() -> str:
     lines = [
         "# Errors",
         "",
-        "Every error has a type, a code, a message that is safe to show, and the request id.",
+        "Every error has a type, a code, a message that is safe to show, and the request id. In Anthropic's words",
+        "(`/v1/messages`) it has no code, and where the status differs it is told beside the type.",
         "",
-        "| error | status | type | meaning |",
-        "|---|---|---|---|",
+        "| error | status | type | type for Anthropic | meaning |",
+        "|---|---|---|---|---|",
     ]
-    dialect = OpenAIDialect()
+    dialect, other = OpenAIDialect(), AnthropicDialect()
     for kind in kinds(GatehouseError):
         example = kind("x", code="upstream_broken") if kind is errors.UpstreamFailed else kind("x")
         status, body = dialect.encode_error(example, "req")
         said = msgspec.json.decode(body)["error"]
-        lines.append(f"| {kind.__name__} | {status} | `{said['type']}` | {' '.join(inspect.cleandoc(kind.__doc__ or '').split())} |")
+        there, body = other.encode_error(example, "req")
+        theirs = f"`{msgspec.json.decode(body)['error']['type']}`" + ("" if there == status else f" ({there})")
+        meaning = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
+        lines.append(f"| {kind.__name__} | {status} | `{said['type']}` | {theirs} | {meaning} |")
     return "\n".join([*lines, ""])
 
 

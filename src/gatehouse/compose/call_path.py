@@ -188,6 +188,10 @@ class CallPath:
         """Bytes of body that a caller may send; the same bound as Read's."""
         return self._read.limit_of(principal)
 
+    def count_input(self, call: Call, plan: Plan) -> int | None:
+        """The prompt's exact tokens, where every model of the plan can count; else None."""
+        return self._models.count_input(call, plan)
+
     def end_response(self, owner: Owner, response_id: str) -> Ended | None:
         """End the call that makes this response, if it runs here."""
         return self.turns.end(self.runner.running, owner, response_id)

@@ -15,12 +15,14 @@ from gatehouse.compose.call_path import Behind, CallPath
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.responses import Ended, Owner
 from gatehouse.core.targets import TargetState
+from gatehouse.dialects.anthropic import AnthropicDialect
 from gatehouse.dialects.openai import OpenAICompletionsDialect, OpenAIDialect, OpenAIEmbeddingsDialect
 from gatehouse.dialects.openai.responses import ResponsesDialect
 from gatehouse.processes.protocol import Configure, TargetsTold
 from gatehouse.processes.steward_client import StewardClient
 from gatehouse.processes.worker import Worker
 from gatehouse.settings import Settings
+from gatehouse.wire.http.counting import counting_endpoints
 from gatehouse.wire.http.data_plane import DataPlane, Manners, Route
 from gatehouse.wire.http.endpoints import Endpoints
 from gatehouse.wire.http.forwarded import TrustedProxies
@@ -48,15 +50,30 @@ class WorkerPlane:
         self._tls: Tls | None = None
         dialect = OpenAIDialect()
         responses = ResponsesDialect()
+        messages = AnthropicDialect()
         routes = {
             "/v1/chat/completions": Route(dialect, "chat"),
             "/v1/responses": Route(responses, "chat"),
+            "/v1/messages": Route(messages, "chat"),
             "/v1/completions": Route(OpenAICompletionsDialect(), "completion"),
             "/v1/embeddings": Route(OpenAIEmbeddingsDialect(), "embedding"),
         }
-        table = (*model_endpoints(path.table), *response_endpoints(path.turns, responses))
+        table = (
+            *model_endpoints(path.table),
+            *response_endpoints(path.turns, responses),
+            *counting_endpoints(messages, path.table, path.count_input, path.offload),
+        )
         endpoints = Endpoints(table, path.identify, path.body_limit, self._answered, base=path.settings.listen.base_path)
-        plane = DataPlane(self.runner, routes, dialect, ready=self._ready, rng=rng, endpoints=endpoints, manners=manners(path.settings))
+        plane = DataPlane(
+            self.runner,
+            routes,
+            dialect,
+            ready=self._ready,
+            rng=rng,
+            endpoints=endpoints,
+            speakers={b"anthropic-version": messages},
+            manners=manners(path.settings),
+        )
         self._server = DataServer(plane, http_limits(path.settings), clock, spawn)
         self._server.on_refused(lambda code: path.tally.count("gatehouse_bad_requests_total", (code,)))
 

@@ -5,7 +5,11 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
-STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+STATUS_LINES: Final = {
+    **{status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus},
+    # Anthropic's word for overload; no standard has it.
+    529: b"HTTP/1.1 529 Overloaded\r\n",
+}
 JSON: Final = b"content-type: application/json\r\n"
 EVENT_STREAM: Final = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 CHUNKED: Final = b"transfer-encoding: chunked\r\n"
