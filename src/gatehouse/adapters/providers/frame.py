@@ -138,6 +138,7 @@ class HttpModel:
         keys = [Credentials(base.origin, key, name=said.header, prefix=said.prefix) for key in options.api_keys]
         self._heads = [_Heads(self._http, key, codec.stream_type) for key in keys or (None,)]
         self._ring = KeyRing(options.name, len(keys)) if len(keys) > 1 else None
+        self._plain = self._ring is None and authoriser is None
 
     @property
     def pool(self) -> Pool:
@@ -165,7 +166,11 @@ class HttpModel:
         if call.stream and form.stream is None:
             call = msgspec.structs.replace(call, stream=False)
         body = form.encode(call, target)
-        if self._ring is None:
+        if self._plain and form.headers is None:
+            # One fixed key, or none: no layer between, since this is nearly every call.
+            prefix, first_byte = self._prepared(form, call, target, attempt, 0)
+            reply = await self._http.send(prefix, body, attempt, streams=call.stream, first_byte=first_byte)
+        elif self._ring is None:
             reply = await self._send(form, body, call, target, attempt, 0)
         else:
             reply = await self._send_in_turn(self._ring, form, body, call, target, attempt)
@@ -212,21 +217,25 @@ class HttpModel:
 
     # --- asking ----------------------------------------------------------------------------------------------------
 
-    async def _send(self, form: Form, body: bytes, call: Call, target: Target, attempt: Attempt, key: int) -> Reply:
+    def _prepared(self, form: Form, call: Call, target: Target, attempt: Attempt, key: int) -> tuple[Prefix, float]:
+        """The head of the request, and the seconds its answer may take to begin."""
         path = form.path
         if not isinstance(path, str):
             path = path(call, target)
         heads = self._heads[key]
         first_byte = attempt.deadlines.first_byte
         if call.stream:
-            prefix = heads.streamed.get(path) or heads.make(path, streams=True)
-        else:
-            prefix = heads.whole.get(path) or heads.make(path, streams=False)
-            if call.operation != "embedding":
-                first_byte += _SLOWEST * call.max_tokens if call.max_tokens is not None else attempt.deadlines.total
+            return heads.streamed.get(path) or heads.make(path, streams=True), first_byte
+        if call.operation != "embedding":
+            first_byte += _SLOWEST * call.max_tokens if call.max_tokens is not None else attempt.deadlines.total
+        return heads.whole.get(path) or heads.make(path, streams=False), first_byte
+
+    async def _send(self, form: Form, body: bytes, call: Call, target: Target, attempt: Attempt, key: int) -> Reply:
+        prefix, first_byte = self._prepared(form, call, target, attempt, key)
         more = b"" if form.headers is None else written(form.headers(call, target))
         if self._authoriser is None:
             return await self._http.send(prefix, body, attempt, streams=call.stream, first_byte=first_byte, more=more)
+        path = form.path if isinstance(form.path, str) else form.path(call, target)
         more += await self._authorised("POST", path, body, attempt.deadlines)
         reply = await self._http.send(prefix, body, attempt, streams=call.stream, first_byte=first_byte, more=more)
         if reply.status == 401:
