@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from gatehouse.core.attribution import Attribution
 from gatehouse.core.audit import AuditEvent
 from gatehouse.core.errors import Unavailable
 from gatehouse.core.ledger import Batch, Position, Posted
-from gatehouse.core.records import Record
+from gatehouse.core.records import Opened, Record
 from gatehouse.testing.fakes import FakeClock, FakeTally
 from gatehouse.testing.storage_contract import METER, closed_record, opened_record
 
@@ -147,6 +148,51 @@ async def test_a_call_that_died_with_its_process_is_charged_its_hold(house: Hous
     assert [(event.subject, event.outcome) for event in house.logged] == [("b", "completed"), ("a", "lost")]
     assert list(house.root.iterdir()) == []
     assert await house.books.journals() == []
+
+
+def beside(name: str = "a") -> tuple[Opened, Opened]:
+    """Two attempts of a call that run at the same time, held for separately."""
+    first = opened_record(name, 1, hold=700)
+    return first, msgspec.structs.replace(opened_record(name, 2, hold=700), beside=first)
+
+
+@pytest.mark.parametrize("loser", [1, 2])
+@pytest.mark.parametrize("restart", [False, True])
+async def test_two_attempts_at_the_same_time_are_two_rows(house: House, loser: int, restart: bool) -> None:
+    """Whichever was overtaken: each has its own row with its own charge, and nothing counts as lost, wherever the drain stopped."""
+    worker = house.worker()
+    records: list[Record] = [*beside(), closed_record("a", loser, 3, outcome="failed", final=False), closed_record("a", 3 - loser, 5)]
+    for record in records:
+        worker.append(record)
+        if restart:
+            await house.drain.drain_now()
+            house.restart()
+    await house.drain.drain_now()
+    assert sorted(await house.rows("a")) == sorted([(loser, "failed", 3, False), (3 - loser, "completed", 5, True)])
+    assert await house.spent() == {METER: 8}
+    await worker.close()
+    await house.drain.drain_now()
+    assert len(await house.rows("a")) == 2
+
+
+@pytest.mark.parametrize(("closed", "charged"), [(0, {1: 700, 2: 700}), (1, {1: 3, 2: 700}), (2, {1: 700, 2: 3})])
+async def test_a_process_that_dies_in_a_race_is_charged_the_hold_of_each_attempt_that_was_open(
+    house: House, closed: int, charged: dict[int, int]
+) -> None:
+    """Nobody can tell what either target billed; one that had ended is not charged twice. The call has one end."""
+    worker = house.worker()
+    for record in beside():
+        worker.append(record)
+    if closed:
+        worker.append(closed_record("a", closed, 3, outcome="failed", final=False))
+    await house.drain.drain_now()
+    house.restart()
+    await worker.close()
+    await house.drain.drain_now()
+    rows = await house.rows("a")
+    assert {attempt: charge for attempt, _, charge, _ in rows} == charged
+    assert sum(final for *_, final in rows) == 1
+    assert await house.spent() == {METER: sum(charged.values())}
 
 
 async def test_a_restarted_drain_knows_what_is_open(house: House) -> None:

@@ -53,6 +53,7 @@ class Office:
             audit=AuditAdministration(cast("AuditLog", FakeAuditSink()), self.clock),
             statement=tuple,
             plans=lambda: ("v", ()),
+            targets=self.targets,
             metrics=self.metrics,
             readiness=lambda: (True, {}),
             version="0",
@@ -71,6 +72,9 @@ class Office:
 
     def tell(self, key_id: str, *, revoked: bool) -> None:
         """Nobody has a copy."""
+
+    async def targets(self) -> dict[str, Any]:
+        return {}
 
     async def metrics(self) -> bytes:
         return b"gatehouse_up 1\n"

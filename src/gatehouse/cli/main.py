@@ -15,7 +15,7 @@ from gatehouse.cli.client import CommandError
 from gatehouse.cli.doctor import doctor
 from gatehouse.cli.keeping import backup, restore
 from gatehouse.cli.options import DataDir, Json, aside, drawn, show
-from gatehouse.cli.reports import models, trace, usage
+from gatehouse.cli.reports import models, targets, trace, usage
 from gatehouse.operator_file import SettingsError, load
 from gatehouse.settings import read_environment
 
@@ -67,6 +67,7 @@ def serve(
 
 app.command()(chat)
 app.command()(models)
+app.command()(targets)
 app.command()(usage)
 app.command()(trace)
 app.add_typer(keys.app, name="keys")

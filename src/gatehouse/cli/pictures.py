@@ -92,6 +92,25 @@ def granted_table(models: list[dict[str, Any]]) -> Table:
     return table
 
 
+def targets_table(rows: list[dict[str, Any]]) -> Table:
+    """Targets with their state; figures are sums over the workers that told any."""
+    colours = {"closed": "green", "half_open": "yellow", "resting": "yellow"}
+    table = Table("target", "models", "state", "reason", "asked again in", "running", "tokens of work", "first event")
+    for row in rows:
+        measured = [worker["first_event_seconds"] for worker in row["workers"] if worker["first_event_seconds"] is not None]
+        table.add_row(
+            safe(row["id"]),
+            safe(", ".join(row["models"])),
+            Text(row["state"].replace("_", " "), colours.get(row["state"], "red")),
+            safe(row["reason"]) or "-",
+            f"{row['asked_again_in']:.1f} s" if row["asked_again_in"] else "-",
+            f"{sum(worker['running'] for worker in row['workers']):,}",
+            f"{sum(worker['work_tokens'] for worker in row['workers']):,}",
+            f"{1000 * sum(measured) / len(measured):,.0f} ms" if measured else "-",
+        )
+    return table
+
+
 def _also(model: dict[str, Any]) -> str:
     words = []
     if model["cache"]:

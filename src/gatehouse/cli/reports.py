@@ -36,6 +36,15 @@ def _granted_models(url: str | None, key: str | None, data_dir: Path | None) -> 
     return data_client(base, find_key(base, key, directory, environment)).get("/v1/models")
 
 
+def targets(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Which targets are asked now, which are left alone, why, and until when."""
+    report = client(url, key, data_dir).get("/admin/v1/targets")
+    if as_json:
+        show(report)
+    else:
+        drawn().print(pictures.targets_table(report["data"]))
+
+
 def usage(
     group_by: Annotated[
         str, typer.Option(help="Any of key, team, model, target, day, outcome, user and tag:<name>, joined by commas.")

@@ -310,6 +310,7 @@ class StewardParts:
             audit=AuditAdministration(self.log, self._clock),
             statement=self.office.statement,
             plans=lambda: (self.steward.version, self.steward.plans),
+            targets=self._targets,
             metrics=self._metrics,
             readiness=lambda: (self.steward.serving, dict(self.steward.problems)),
             version=__version__,
@@ -326,6 +327,10 @@ class StewardParts:
         detail = {"actor_name": principal.name, "lacks": permission}
         event = AuditEvent(self._clock.now(), "admin", "admin.refused", principal.key_id, principal.tenant, asked, "refused", detail)
         await self.log.record((event,))
+
+    async def _targets(self) -> dict[str, tuple[TargetState, ...]]:
+        await self.steward.collect()
+        return self.steward.targets()
 
     async def _metrics(self) -> bytes:
         await self.steward.collect()

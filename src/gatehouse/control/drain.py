@@ -8,6 +8,8 @@ import asyncio
 import logging
 from typing import Final
 
+import msgspec
+
 from gatehouse.core.audit import AuditEvent
 from gatehouse.core.errors import Unavailable
 from gatehouse.core.ledger import Batch, Books, Damage, JournalInfo, JournalShelf, JournalState, Position, Settlement, Slice
@@ -145,8 +147,7 @@ class Drain:
         holds: dict[tuple[str, int], tuple[MeterHold, ...]] = {}
         now = self._clock.now()
         for record in read.records:
-            before = _follow(calls, record, here.position.file)
-            if before is not None:
+            for before in _follow(calls, record, here.position.file):
                 _end(before, rows, holds, now, final=False)
             if isinstance(record, Closed):
                 rows.append(record)
@@ -236,24 +237,41 @@ class Drain:
         return _event(now, "journal.damaged", damage.incarnation, place)
 
 
-def _follow(calls: dict[str, tuple[Record, int]], record: Record, file: int) -> Record | None:
-    """Keep track of what is open. Returns an Opened whose Closed never came although its call went on."""
-    before = calls.get(record.request_id)
-    if isinstance(record, Closed) and record.final:
-        calls.pop(record.request_id, None)
-    else:
-        calls[record.request_id] = (record, file)
-    if before is None or not isinstance(before[0], Opened):
-        return None
-    same = isinstance(record, Closed) and record.attempt == before[0].attempt
-    return None if same else before[0]
+def _follow(calls: dict[str, tuple[Record, int]], record: Record, file: int) -> tuple[Opened, ...]:
+    """Keep track of what is open. Returns what was opened and never closed although its call went on."""
+    name = record.request_id
+    entry = calls.pop(name, None)
+    open_before = _open_attempts(entry[0]) if entry is not None else ()
+    if isinstance(record, Opened):
+        calls[name] = (record, file)
+        beside = record.beside.attempt if record.beside is not None else 0
+        return tuple(each for each in open_before if each.attempt != beside)
+    left = tuple(each for each in open_before if each.attempt != record.attempt)
+    if record.final:
+        return left
+    if len(left) == 1 and len(open_before) == 2:
+        # One of two attempts at the same time has ended, and the other goes on.
+        calls[name] = (left[0], file)
+        return ()
+    calls[name] = (record, file)
+    return left
+
+
+def _open_attempts(record: Record) -> tuple[Opened, ...]:
+    """Those that a record says are open: one, or two that run at the same time."""
+    if isinstance(record, Closed):
+        return ()
+    alone = msgspec.structs.replace(record, beside=None) if record.beside is not None else record
+    return (alone,) if record.beside is None else (record.beside, alone)
 
 
 def _end(record: Record, rows: list[Closed], holds: dict[tuple[str, int], tuple[MeterHold, ...]], now: float, *, final: bool) -> None:
-    row, held = lost_row(record, now, final=final)
-    rows.append(row)
-    if held:
-        holds[row.request_id, row.attempt] = held
+    last = _open_attempts(record)[-1:] or (record,)
+    for each in (*_open_attempts(record)[:-1], *last):
+        row, held = lost_row(each, now, final=final and each is last[0])
+        rows.append(row)
+        if held:
+            holds[row.request_id, row.attempt] = held
 
 
 def lost_row(record: Record, now: float, *, final: bool) -> tuple[Closed, tuple[MeterHold, ...]]:

@@ -41,6 +41,8 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     """Keyed commitment (HMAC) to the canonical call: proves later what was asked without telling it."""
     attribution: Attribution | None = None
     """Cost tags, end user and trace, as far as policy keeps them; None when there is nothing of it."""
+    beside: "Opened | None" = None
+    """Another attempt of the call that was open when this one began: it goes on at the same time, and has a hold of its own."""
 
 
 class StageTime(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -19,6 +19,7 @@ from operator import sub
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from gatehouse.core.attribution import Attribution
 from gatehouse.core.calls import Call
@@ -117,7 +118,7 @@ class Bookkeeper:
             x.commitment = await self._offload(lambda: self._commitments.of(call))
 
     def opened(self, x: Exchange, target: Target) -> None:
-        """An attempt at `target` begins; nothing may be sent before this returns.
+        """An attempt at `target` begins; nothing may be sent before this returns. One that is open goes on beside it.
 
         Raises:
             Unavailable: the journal refuses. The exchange is as it was.
@@ -134,25 +135,28 @@ class Bookkeeper:
             x.attribution = self._attribute(x)
         price = target.price
         holds = x.money_holds
-        self._append(
-            Opened(
-                x.request_id,
-                x.attempts + 1,
-                self._now(),
-                principal.tenant,
-                principal.team,
-                principal.key_id,
-                x.call.operation,
-                plan.model,
-                target.id,
-                "" if price is None else price.snapshot,
-                holds,
-                max([hold.amount for hold in holds]) if holds else 0,
-                self._policy(),
-                x.commitment,
-                x.attribution,
-            )
+        record = Opened(
+            x.request_id,
+            x.attempts + 1,
+            self._now(),
+            principal.tenant,
+            principal.team,
+            principal.key_id,
+            x.call.operation,
+            plan.model,
+            target.id,
+            "" if price is None else price.snapshot,
+            holds,
+            max([hold.amount for hold in holds]) if holds else 0,
+            self._policy(),
+            x.commitment,
+            x.attribution,
         )
+        if x.opened and x.target is not None:
+            price = x.target.price
+            other = replace(record, attempt=x.attempt, target=x.target.id, price="" if price is None else price.snapshot)
+            record = replace(record, beside=other)
+        self._append(record)
         x.attempts += 1
         x.attempt = x.attempts
         x.target = target
@@ -176,7 +180,7 @@ class Bookkeeper:
         """Another attempt of the call began first, and this one was stopped: it is booked with what it has used."""
         ended = self._monotonic()
         try:
-            record = msgspec.structs.replace(
+            record = replace(
                 self._failed(x, None, attempt, ended),
                 target=target.id,
                 target_model=target.model,
@@ -220,7 +224,7 @@ class Bookkeeper:
 
     def _failed(self, x: Exchange, error: GatehouseError | None, attempt: int, ended: float) -> Closed:
         record = self._record(x, error, attempt, ended)
-        return msgspec.structs.replace(
+        return replace(
             record, outcome=Outcome.FAILED.value, usage=NO_USAGE, charge=ZERO, flags=(), first_event_us=-1, stages=(), final=False
         )
 

@@ -1,6 +1,6 @@
 """The table of the admin API: what there is, who may use it, and how core's values are shown."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,8 +18,10 @@ from gatehouse.core.leases import MeterState
 from gatehouse.core.money import format_usd
 from gatehouse.core.plans import Plan
 from gatehouse.core.records import Closed
+from gatehouse.core.targets import TargetState
 from gatehouse.wire.admin.app import PUBLIC, Asked, Endpoint, Plain
 from gatehouse.wire.admin.models import model_view
+from gatehouse.wire.admin.targets import target_report
 from gatehouse.wire.admin.views import (
     AttemptView,
     AuditPage,
@@ -39,6 +41,7 @@ from gatehouse.wire.admin.views import (
     RequestView,
     RotateBody,
     StageView,
+    TargetReport,
     UsageReport,
 )
 
@@ -52,6 +55,8 @@ class Services(msgspec.Struct, frozen=True):
     statement: Callable[[], tuple[MeterState, ...]]
     plans: Callable[[], tuple[str, tuple[Plan, ...]]]
     """The version of the configuration in force, and its plans."""
+    targets: Callable[[], Awaitable[Mapping[str, tuple[TargetState, ...]]]]
+    """What each worker says of its targets now."""
     metrics: Callable[[], Awaitable[bytes]]
     readiness: Callable[[], tuple[bool, dict[str, str]]]
     version: str
@@ -126,7 +131,19 @@ def _models(services: Services) -> tuple[Endpoint, ...]:
         version, plans = services.plans()
         return ModelList(policy=version, data=[model_view(plan) for plan in plans])
 
+    async def targets(_asked: Asked) -> TargetReport:
+        told = await services.targets()
+        return target_report(services.plans()[1], told)
+
     return (
+        Endpoint(
+            method="GET",
+            path="/admin/v1/targets",
+            permission=Permission.CONFIG_READ,
+            summary="Targets as the workers see them: left alone or not, why, and until when.",
+            handler=targets,
+            reply=TargetReport,
+        ),
         Endpoint(
             method="GET",
             path="/admin/v1/models",

@@ -248,6 +248,36 @@ class ModelList(_View, frozen=True, kw_only=True):
     data: list[ModelView]
 
 
+class TargetWorkerView(_View, frozen=True, kw_only=True):
+    """A target as one worker sees it. `running` and `work_tokens` are counted where the model's policy looks at them."""
+
+    worker: str
+    state: Annotated[str, Meta(description="closed, open, half_open, resting or quarantined")]
+    reason: Annotated[str, Meta(description="the code of the error that put it out; ping for a health check")]
+    asked_again_in: Annotated[float, Meta(description="seconds")]
+    running: int
+    work_tokens: int
+    first_event_seconds: float | None
+    own: Annotated[bool, Meta(description="false: another worker found it out")]
+
+
+class TargetStateView(_View, frozen=True, kw_only=True):
+    """A target with the models that may ask it. `state` is the worst that a worker sees; workers with nothing to say are not listed."""
+
+    id: str
+    models: list[str]
+    state: str
+    reason: str
+    asked_again_in: float
+    workers: list[TargetWorkerView]
+
+
+class TargetReport(_View, frozen=True, kw_only=True):
+    """Every target of the configuration in force."""
+
+    data: list[TargetStateView]
+
+
 class ErrorBody(_View, frozen=True, kw_only=True):
     """What went wrong."""
 
