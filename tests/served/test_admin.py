@@ -130,6 +130,7 @@ async def test_every_role_at_every_endpoint(admin: Admin) -> None:
         ("GET", "/admin/v1/requests/req_none"): {"admin", "viewer", "bootstrap"},
         ("GET", "/admin/v1/meters"): {"admin", "viewer", "bootstrap"},
         ("GET", "/admin/v1/models"): {"admin", "viewer", "bootstrap"},
+        ("GET", "/admin/v1/targets"): {"admin", "viewer", "bootstrap"},
         ("GET", "/admin/v1/audit"): {"admin", "bootstrap"},
         ("GET", "/admin/v1/audit/checkpoint"): {"admin", "bootstrap"},
     }
