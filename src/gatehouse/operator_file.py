@@ -146,7 +146,8 @@ def _aws_problem(provider: ProviderSettings) -> str:
     """What is wrong with how a provider says who we are to AWS."""
     aws = provider.aws
     if provider.kind != "bedrock":
-        return "takes neither region nor aws: they are for bedrock" if provider.region or aws is not None else ""
+        given = provider.region or aws is not None or provider.guardrail is not None
+        return "takes neither region nor aws nor guardrail: they are for bedrock" if given else ""
     if provider.region is None:
         return "needs region"
     if aws is None:

@@ -135,6 +135,15 @@ class HealthSettings(_Tree, frozen=True):
     """Questions in a row that must go wrong before its targets are left alone."""
 
 
+class GuardrailSettings(_Tree, frozen=True):
+    """A guardrail of Amazon Bedrock, beside Gatehouse's own guard."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=2048)]
+    """Its id or ARN."""
+    version: Annotated[str, Meta(pattern="^([1-9][0-9]{0,7}|DRAFT)$")]
+    """A number, or DRAFT."""
+
+
 class AwsSettings(_Tree, frozen=True):
     """Who we are to AWS: a key, a profile, or the role of the machine. Exactly one of them."""
 
@@ -204,6 +213,8 @@ class ProviderSettings(_Tree, frozen=True):
     """bedrock only: the region of AWS ("eu-central-1")."""
     aws: AwsSettings | None = None
     """bedrock only: who signs the requests; without it, `api_key` is a Bedrock API key."""
+    guardrail: GuardrailSettings | None = None
+    """bedrock only: what every chat passes through at AWS. An answer it stops ends as one that a content filter stopped."""
     health: HealthSettings = HealthSettings()
     """Health checks."""
     forward: ForwardSettings = ForwardSettings()

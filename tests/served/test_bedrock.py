@@ -21,6 +21,7 @@ providers:
     kind: bedrock
     region: eu-central-1
     base_url: "{url}"
+    guardrail: {{id: abc123, version: "1"}}
     aws: {{access_key_id: AKIDEXAMPLE, secret_access_key: "${{SECRET}}", session_token: "${{TOKEN}}"}}
 models:
   - name: assistant
@@ -63,6 +64,7 @@ async def test_a_chat_is_signed_answered_and_booked(door: Door) -> None:
     assert "".join(said) == "Hello there."
     seen = door.upstream.seen[-1]
     assert door.server.key not in json.dumps(seen.headers)
+    assert seen.json()["guardrailConfig"] == {"guardrailIdentifier": "abc123", "guardrailVersion": "1"}
     assert sum(row["input_tokens"] for row in await door.server.usage()) == 6
 
 

@@ -143,6 +143,7 @@ KEYS = "aws: {access_key_id: A, secret_access_key: B}"
         "region: eu-central-1, aws: {access_key_id: A, secret_access_key: B, session_token: C}",
         "region: eu-central-1, aws: {profile: work}",
         "region: eu-central-1, aws: {credentials: instance}",
+        "region: eu-central-1, api_key: k, guardrail: {id: g1, version: DRAFT}",
     ],
 )
 def test_bedrock_knows_one_way_to_say_who_we_are(rest: str) -> None:
@@ -162,6 +163,8 @@ def test_bedrock_knows_one_way_to_say_who_we_are(rest: str) -> None:
         ("bedrock", "region: eu-central-1, aws: {secret_access_key: B}", "together"),
         ("bedrock", "region: 'eu-central-1.evil.test/', api_key: k", "region"),
         ("openai", f"api_key: k, {KEYS}", "takes neither region nor aws"),
+        ("openai", "api_key: k, guardrail: {id: g1, version: '1'}", "they are for bedrock"),
+        ("bedrock", "region: eu-central-1, api_key: k, guardrail: {id: g1, version: latest}", "version"),
     ],
 )
 def test_bedrock_settings_that_cannot_work(kind: str, rest: str, said: str) -> None:

@@ -37,12 +37,15 @@ def build_bedrock(settings: ProviderSettings, environment: Environment) -> Model
     from gatehouse.adapters.providers.bedrock import AwsAuthoriser, bedrock_codec
     from gatehouse.adapters.providers.frame import HttpModel
     from gatehouse.compose.providers import model_options
+    from gatehouse.dialects.bedrock import Guardrail
 
     assert settings.region is not None
     options = model_options(settings, environment, bedrock_home(settings))
+    guardrail = None if settings.guardrail is None else Guardrail(settings.guardrail.id, settings.guardrail.version)
+    codec = bedrock_codec(guardrail)
     if options.api_keys or settings.aws is None:
-        return HttpModel(options, bedrock_codec())
-    return HttpModel(options, bedrock_codec(), AwsAuthoriser(_source(settings.name, settings.aws, environment), settings.region))
+        return HttpModel(options, codec)
+    return HttpModel(options, codec, AwsAuthoriser(_source(settings.name, settings.aws, environment), settings.region))
 
 
 def _source(label: str, aws: AwsSettings, environment: Environment) -> "KeySource":

@@ -22,7 +22,7 @@ from gatehouse.core.calls import (
     ToolChoice,
 )
 from gatehouse.core.errors import UpstreamFailed
-from gatehouse.dialects.bedrock import encode_request, request_path
+from gatehouse.dialects.bedrock import Guardrail, encode_request, request_path
 from gatehouse.dialects.bedrock.requests import family_of
 from gatehouse.dialects.openai import OpenAIDialect
 from tests.dialects.bedrock.written import GOLDEN
@@ -208,6 +208,14 @@ def test_what_cannot_be_asked_is_refused_by_name(model: str, fields: dict[str, A
     assert error.param == param
     assert error.message.startswith(f"{param}: ")
     assert (error.code, error.caller_fault, error.sent) == ("upstream_rejected", True, False)
+
+
+def test_a_guardrail_of_the_provider_goes_with_every_chat() -> None:
+    """The operator's choice: nothing in a call names or changes it."""
+    call = Call(model="assistant", messages=HI, extra={"guardrailConfig": {"guardrailIdentifier": "mine", "guardrailVersion": "9"}})
+    body = json.loads(encode_request(call, CLAUDE, Guardrail("abc123", "1")))
+    assert body["guardrailConfig"] == {"guardrailIdentifier": "abc123", "guardrailVersion": "1"}
+    assert "guardrailConfig" not in asked()
 
 
 def test_no_tools_are_sent_when_none_may_be_called() -> None:

@@ -13,6 +13,7 @@ from gatehouse.core.calls import Call
 from gatehouse.core.events import Answer
 from gatehouse.core.plans import Deadlines, Target
 from gatehouse.dialects.bedrock import (
+    Guardrail,
     StreamDecoder,
     decode_answer,
     decode_embedding,
@@ -33,9 +34,12 @@ def bedrock_url(region: str) -> str:
     return f"https://bedrock-runtime.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
 
 
-def bedrock_codec() -> Codec:
-    """Converse and ConverseStream, and InvokeModel for embeddings. The runtime has no cheap request that shows whether a key is good."""
-    chat = Form(_chat_path, _encode_chat, _decode_chat, _read_chat)
+def bedrock_codec(guardrail: Guardrail | None = None) -> Codec:
+    """Converse and ConverseStream, through `guardrail` if there is one, and InvokeModel for embeddings.
+
+    The runtime has no cheap request that shows whether a key is good, so a ping only looks whether it can be reached.
+    """
+    chat = Form(_chat_path, lambda call, target: encode_request(call, target.model, guardrail), _decode_chat, _read_chat)
     embedding = Form(
         path=lambda call, target: embedding_path(target.model),
         encode=lambda call, target: encode_embedding(call, target.model),
@@ -85,10 +89,6 @@ class AwsAuthoriser:
 
 def _chat_path(call: Call, target: Target) -> str:
     return request_path(call, target.model)
-
-
-def _encode_chat(call: Call, target: Target) -> bytes:
-    return encode_request(call, target.model)
 
 
 def _decode_chat(body: bytes, call: Call) -> Answer:

@@ -27,6 +27,13 @@ _MOST_TAGS: Final = 16
 _NO_PARAMETERS: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
 
+class Guardrail(msgspec.Struct, frozen=True):
+    """A guardrail of Bedrock that every chat passes through there: its id or ARN, and a version or DRAFT."""
+
+    identifier: str
+    version: str
+
+
 def request_path(call: Call, model: str) -> str:
     """The path for `call`; `model` is an id, a profile's id or an ARN, and is one segment of it."""
     return f"/model/{quote(model, safe='')}/{'converse-stream' if call.stream else 'converse'}"
@@ -41,8 +48,8 @@ def family_of(model: str) -> Family:
     return named  # type: ignore[no-any-return]
 
 
-def encode_request(call: Call, model: str) -> bytes:
-    """The body that asks `model` for what `call` says.
+def encode_request(call: Call, model: str, guardrail: Guardrail | None = None) -> bytes:
+    """The body that asks `model` for what `call` says, through `guardrail` if there is one.
 
     Raises:
         UpstreamFailed: something of the call that this model cannot be asked for, before anything was sent; it names the field.
@@ -65,6 +72,8 @@ def encode_request(call: Call, model: str) -> bytes:
     more = {**call.extra, **_additional(call, family)}
     if more:
         body["additionalModelRequestFields"] = more
+    if guardrail is not None:
+        body["guardrailConfig"] = {"guardrailIdentifier": guardrail.identifier, "guardrailVersion": guardrail.version}
     if call.stop:
         body["additionalModelResponseFieldPaths"] = ["/stop_sequence"]
     tags = _tags(call.metadata)
