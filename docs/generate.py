@@ -273,6 +273,7 @@ def errors_page() -> str:
 INBOUND: dict[str, tuple[str, Operation]] = {
     "/v1/chat/completions": ("openai", "chat"),
     "/v1/responses": ("responses", "chat"),
+    "/v1/messages": ("anthropic", "chat"),
     "/v1/completions": ("openai", "completion"),
     "/v1/embeddings": ("openai", "embedding"),
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gatehouse.core.ports import Dialect
+from gatehouse.dialects.anthropic import AnthropicDialect
 from gatehouse.dialects.openai import OpenAIDialect
 from gatehouse.dialects.openai.responses import ResponsesDialect
 
@@ -129,6 +130,67 @@ def responses_stream(data: bytes) -> Heard:
     return heard
 
 
+# --- Messages ----------------------------------------------------------------------------------------------------------
+
+
+def messages_blocks(message: Any) -> Heard:
+    heard = Heard(finish=message["stop_reason"], tokens=sum(message["usage"].get(name) or 0 for name in MESSAGES_TOKENS))
+    for block in message["content"]:
+        if block["type"] == "text":
+            heard.text += block["text"]
+        elif block["type"] == "thinking":
+            heard.reasoning += block["thinking"]
+        elif block["type"] == "tool_use":
+            heard.tools.append((block["id"], block["name"], json.dumps(block["input"])))
+    return heard
+
+
+def messages_whole(body: bytes) -> Heard:
+    return messages_blocks(json.loads(body))
+
+
+def messages_stream(data: bytes) -> Heard:
+    """Blocks put together from their pieces, each inside its own beginning and end."""
+    message: Any = None
+    written: dict[int, str] = {}
+    ended = ""
+    for name, event in frames(data):
+        kind = event["type"]
+        assert name == kind
+        if kind == "message_start":
+            assert message is None
+            message = event["message"]
+        elif kind == "content_block_start":
+            assert event["index"] == len(message["content"])
+            message["content"].append(event["content_block"])
+        elif kind == "content_block_delta":
+            messages_piece(message["content"][event["index"]], event["delta"], written, event["index"])
+        elif kind == "message_delta":
+            message |= event["delta"]
+            message["usage"] |= {name: count for name, count in event["usage"].items() if count is not None}
+        ended = kind
+    assert ended == "message_stop"
+    for index, text in written.items():
+        message["content"][index]["input"] = json.loads(text)
+    return messages_blocks(message)
+
+
+def messages_piece(block: Any, delta: Any, written: dict[int, str], index: int) -> None:
+    kind = delta["type"]
+    if kind == "input_json_delta":
+        assert block["type"] == "tool_use"
+        if delta["partial_json"]:
+            written[index] = written.get(index, "") + delta["partial_json"]
+    elif kind == "signature_delta":
+        block["signature"] = delta["signature"]
+    else:
+        field = kind.removesuffix("_delta")
+        block[field] += delta[field]
+
+
+MESSAGES_TOKENS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+
+
 # --- the same request in each of them ----------------------------------------------------------------------------------
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -168,8 +230,35 @@ RESPONSES_REQUEST: dict[str, Any] = {
     "temperature": 0.5,
     "store": False,
 }
+MESSAGES_REQUEST: dict[str, Any] = {
+    "model": "assistant",
+    "system": "Be brief.",
+    "messages": [
+        {"role": "user", "content": "How is the weather in Rome?"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "Let me look."},
+                {"type": "tool_use", "id": "call_abc123", "name": "weather", "input": {"city": "Rome"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "call_abc123", "content": "21 degrees"},
+                {"type": "text", "text": "And in Oslo?"},
+            ],
+        },
+    ],
+    "tools": [{"name": "weather", "description": "Tells the weather.", "input_schema": SCHEMA}],
+    "tool_choice": {"type": "auto"},
+    "max_tokens": 100,
+    "temperature": 0.5,
+    "stop_sequences": ["###"],
+}
 
 CLIENTS = {
     "chat": Client(OpenAIDialect(), CHAT_REQUEST, chat_whole, chat_stream),
     "responses": Client(ResponsesDialect(), RESPONSES_REQUEST, responses_whole, responses_stream),
+    "messages": Client(AnthropicDialect(), MESSAGES_REQUEST, messages_whole, messages_stream),
 }

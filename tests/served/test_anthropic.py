@@ -152,6 +152,7 @@ async def test_a_message(house: House, model: str) -> None:
     assert (texts(message), message.stop_reason, message.role, message.type) == ("Hello there.", "end_turn", "assistant", "message")
     assert (message.usage.input_tokens, message.usage.output_tokens) == (3, 5)
     assert raw.headers["x-gatehouse-cost-usd"] == "0.000013"
+    assert message._request_id == raw.headers["x-gatehouse-request-id"]
     sent = house.sent(model)
     assert (sent["max_tokens"], sent["temperature"]) == (64, 0.5)
     if model == "native":
@@ -337,7 +338,7 @@ async def test_errors_of_ours_are_the_packages_own(house: House) -> None:
         body: Any = bad.value.body
         assert body["error"]["type"] == "invalid_request_error"
         assert "messages[0].content[0].type" in body["error"]["message"]
-        assert body["request_id"] == bad.value.response.headers["x-gatehouse-request-id"]
+        assert body["request_id"] == bad.value.request_id == bad.value.response.headers["x-gatehouse-request-id"]
         with pytest.raises(anthropic.RequestTooLargeError) as large:
             await client.messages.create(model="native", max_tokens=1, messages=[{"role": "user", "content": "x" * 250_000}])
         assert large.value.status_code == 413

@@ -54,7 +54,7 @@ class WorkerPlane:
         routes = {
             "/v1/chat/completions": Route(dialect, "chat"),
             "/v1/responses": Route(responses, "chat"),
-            "/v1/messages": Route(messages, "chat"),
+            "/v1/messages": Route(messages, "chat", "request-id"),
             "/v1/completions": Route(OpenAICompletionsDialect(), "completion"),
             "/v1/embeddings": Route(OpenAIEmbeddingsDialect(), "embedding"),
         }

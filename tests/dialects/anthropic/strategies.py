@@ -35,7 +35,8 @@ images = st.builds(
 )
 files = st.builds(
     lambda data, title, mark: FilePart(data, None, title, mark),
-    st.sampled_from(["data:application/pdf;base64,JVBE", "data:text/plain;base64,aGkgw6Q="]), st.none() | some_text, marks,
+    st.sampled_from(["data:application/pdf;base64,JVBE", "data:text/plain;base64,aGkgw6Q=", "https://example.com/a.pdf"]),
+    st.none() | some_text, marks,
 ) | st.builds(lambda name: FilePart(file_id=name), identifiers)  # fmt: skip
 thoughts = st.builds(ThinkingPart, text, some_text) | st.builds(lambda data: ThinkingPart(redacted=data), some_text)
 objects = st.dictionaries(some_text, json_values, max_size=3).map(lambda value: msgspec.json.encode(value).decode())

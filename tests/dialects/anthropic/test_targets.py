@@ -54,7 +54,7 @@ def test_a_platform_that_names_the_model_in_the_path_gets_a_version_instead() ->
 def test_every_plain_field() -> None:
     """Under its name here; hints that the API does not know are left out, and a temperature above 1 is 1."""
     body = sent(
-        stream=True, stop=("END",), temperature=1.7, top_p=0.5, top_k=4, seed=3, presence_penalty=0.5, user="u-1",
+        stream=True, stop=("END",), temperature=1.7, top_p=0.5, top_k=4, seed=3, presence_penalty=0.5,
         extra={"service_tier": "auto"},
     )  # fmt: skip
     assert {name: value for name, value in body.items() if name not in ("model", "messages", "max_tokens")} == {
@@ -62,11 +62,10 @@ def test_every_plain_field() -> None:
     }  # fmt: skip
 
 
-def test_the_user_is_told_only_when_told_to() -> None:
-    """Who asks is nobody's business by default."""
-    call = Call(model="a", messages=(HI,), user="u-1")
-    assert b"u-1" not in encode_request(call, "m")
-    assert json.loads(encode_request(call, "m", send_user=True))["metadata"] == {"user_id": "u-1"}
+def test_the_user_is_told_where_the_call_names_one() -> None:
+    """Whether it may was decided before: by default a call that leaves names nobody."""
+    assert sent(user="u-1")["metadata"] == {"user_id": "u-1"}
+    assert "metadata" not in sent(metadata={"team": "x"})
 
 
 def test_an_extra_field_cannot_overwrite_ours() -> None:
@@ -159,6 +158,7 @@ def test_images_and_files() -> None:
             FilePart("data:text/plain;charset=utf-8;base64,aGkgw6Q=", cache="1h"),
             FilePart("data:image/webp;base64,UklG"),
             FilePart(file_id="file_1"),
+            FilePart("https://example.com/a.pdf", filename="a"),
         ))
     )  # fmt: skip
     assert turn["content"] == [
@@ -170,7 +170,19 @@ def test_images_and_files() -> None:
          "cache_control": {"type": "ephemeral", "ttl": "1h"}},
         {"type": "image", "source": {"type": "base64", "media_type": "image/webp", "data": "UklG"}},
         {"type": "document", "source": {"type": "file", "file_id": "file_1"}},
+        {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}, "title": "a"},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("n", 2), ("logprobs", True), ("logit_bias", {"1": 1.0}), ("response_format", ResponseFormat("json_object"))],
+)
+def test_what_the_api_has_no_words_for_is_refused(field: str, value: Any) -> None:
+    """By the name of the field; nothing that was asked for is left out in silence."""
+    with pytest.raises(UpstreamFailed) as caught:
+        sent(**{field: value})
+    assert (caught.value.param, caught.value.caller_fault, caught.value.sent) == (field, True, False)
 
 
 @pytest.mark.parametrize("part", [AudioPart("QUJD", "wav"), FilePart("data:text/plain;base64,/w==")])

@@ -121,14 +121,19 @@ def _image(url: str) -> dict[str, str]:
 
 def _document(part: FilePart) -> _Block:
     if part.data is None:
-        return _marked({"type": "document", "source": {"type": "file", "file_id": part.file_id or ""}}, part.cache)
+        return _titled({"type": "document", "source": {"type": "file", "file_id": part.file_id or ""}}, part)
+    if part.data[:8].lower().startswith(("https://", "http://")):
+        return _titled({"type": "document", "source": {"type": "url", "url": part.data}}, part)
     media, data = data_url(part.data) if part.data[:5].lower() == "data:" else ("application/pdf", part.data)
     source = {"type": "base64", "media_type": media, "data": data}
     if media.startswith("image/"):
         return _marked({"type": "image", "source": source}, part.cache)
     if media == "text/plain":
         source = {"type": "text", "media_type": media, "data": _text(data)}
-    block: _Block = {"type": "document", "source": source}
+    return _titled({"type": "document", "source": source}, part)
+
+
+def _titled(block: _Block, part: FilePart) -> _Block:
     if part.filename:
         block["title"] = part.filename
     return _marked(block, part.cache)

@@ -126,7 +126,7 @@ class _Citations(_Shape):
 
 
 class DocumentShape(_Shape, tag_field="type", tag="document"):
-    """A document by content or id."""
+    """A document by content, URL or id."""
 
     source: _PdfData | _TextData | _FileId | UrlSource
     title: Annotated[str, Meta(max_length=500)] | None = None
@@ -134,14 +134,15 @@ class DocumentShape(_Shape, tag_field="type", tag="document"):
     cache_control: _Cache = UNSET
 
     def core(self) -> Part:
-        """The core part. A document by URL was refused before."""
+        """The core part."""
         source = self.source
         mark = cache_mark(self.cache_control)
         if isinstance(source, _FileId):
             return FilePart(None, source.file_id, self.title, mark)
         if isinstance(source, _TextData):
             return FilePart(f"data:text/plain;base64,{b64encode(source.data.encode()).decode()}", None, self.title, mark)
-        assert isinstance(source, _PdfData)
+        if isinstance(source, UrlSource):
+            return FilePart(source.url, None, self.title, mark)
         return FilePart(f"data:application/pdf;base64,{source.data}", None, self.title, mark)
 
 

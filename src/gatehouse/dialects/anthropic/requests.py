@@ -4,7 +4,7 @@ A request is never passed on as it came: what leaves is written from the `Call`,
 
 Inbound, top-level fields that a `Call` cannot carry (`service_tier`, `container`, `mcp_servers`, `context_management`, ...) land
 in `Call.extra`; Route refuses those that the model does not list in `extra_fields`, so none is ignored silently. Inside objects
-every unknown field is refused. Tools that run at the provider, citations and documents by URL are refused with a word on why.
+every unknown field is refused. Tools that run at the provider are refused with a word on why; citations cannot be asked for.
 
 Outbound, what asks for more than the API has words for (several choices, log probabilities, biases, audio, JSON without a
 schema) is refused; seed, penalties, an image's `detail` and a participant's name are hints and are left out, as Anthropic's own
@@ -178,26 +178,23 @@ def _check_blocks(blocks: list[Any], path: str) -> None:
         elif kind is ToolResultShape:
             if type(block.content) is list:
                 _check_blocks(block.content, f"{path}[{index}].content")
-        elif kind is ImageShape and type(block.source) is UrlSource:
+        elif kind in (ImageShape, DocumentShape) and type(block.source) is UrlSource:
             _check_url(block.source.url, f"{path}[{index}].source.url")
-        elif kind is DocumentShape and type(block.source) is UrlSource:
-            raise invalid(f"{path}[{index}].source", "documents are not fetched; send the document itself, as base64.")
 
 
 def _check_url(url: str, path: str) -> None:
     if not url[:8].lower().startswith(("https://", "http://")):
-        raise invalid(path, "must be an https: or http: URL; an image's content goes under a source of type base64.")
+        raise invalid(path, "must be an https: or http: URL; content itself goes under a source of type base64.")
     if len(url) > MAX_REMOTE_URL or not url.isprintable() or " " in url:
         raise invalid(path, f"must have at most {MAX_REMOTE_URL} printable characters.")
 
 
-def encode_request(
-    call: Call, model: str, *, send_user: bool = False, system_turns: bool = False, anthropic_version: str | None = None
-) -> bytes:
+def encode_request(call: Call, model: str, *, system_turns: bool = False, anthropic_version: str | None = None) -> bytes:
     """The body that asks `model` for what `call` says.
 
-    `send_user` tells the target who the end user is. `system_turns`: the model takes instructions in the middle of the
-    conversation. `anthropic_version` is for platforms that name the model in the path and want the version in the body.
+    The end user is told when `call` names one: what of that a target may know was decided before. `system_turns`: the model
+    takes instructions in the middle of the conversation. `anthropic_version` is for platforms that name the model in the path
+    and want the version in the body.
 
     Raises:
         UpstreamFailed: the caller's fault; the call holds what no target of this kind takes. Nothing was sent.
@@ -228,7 +225,7 @@ def encode_request(
         if value is not None:
             body[name] = value
     _add_reasoning(body, call)
-    if send_user and call.user:
+    if call.user:
         body["metadata"] = {"user_id": call.user}
     return msgspec.json.encode(body)
 

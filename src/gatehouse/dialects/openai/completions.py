@@ -17,9 +17,9 @@ from msgspec import Meta, Struct
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event
+from gatehouse.dialects._bodies import read_body
 from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects._json import invalid
-from gatehouse.dialects.openai._bodies import read_body
 from gatehouse.dialects.openai._inputs import Inputs, read_inputs, write_inputs
 from gatehouse.dialects.openai._replies import ABSENT, finish_reason, given
 from gatehouse.dialects.openai._shapes import Identifier, Penalty, StopText, StreamOptions, TokenId

@@ -17,9 +17,9 @@ from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError, UpstreamFailed
 from gatehouse.core.events import Answer, Event
 from gatehouse.core.usage import Usage
+from gatehouse.dialects._bodies import read_body
 from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects._json import invalid
-from gatehouse.dialects.openai._bodies import read_body
 from gatehouse.dialects.openai._inputs import Inputs, read_inputs, write_inputs
 from gatehouse.dialects.openai._replies import ABSENT, given
 from gatehouse.dialects.openai._shapes import Identifier

@@ -35,10 +35,10 @@ from gatehouse.core.calls import (
     ToolCall,
     ToolChoice,
 )
+from gatehouse.dialects._bodies import is_unknown_field, read_with_extra
 from gatehouse.dialects._forbidden import FORBIDDEN, refuse_forbidden
 from gatehouse.dialects._json import explain, invalid, refuse_ambiguity
 from gatehouse.dialects._schemas import SchemaBounds
-from gatehouse.dialects.openai._bodies import is_unknown_field, read_with_extra
 from gatehouse.dialects.openai._shapes import (
     MAX_REMOTE_URL,
     AnyMessage,

@@ -57,6 +57,8 @@ class Route(msgspec.Struct, frozen=True):
 
     dialect: Dialect
     operation: Operation
+    id_header: str = ""
+    """Where clients of this format look for the request's id, beside our own header."""
 
 
 class Manners(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +125,8 @@ class DataPlane:
                 body,
                 route.dialect,
             )
+            if route.id_header:
+                x.headers[route.id_header] = x.request_id
             connection.exchange = x
             # Spawn would keep a second reference and log what `carry` never raises: a microsecond of every call.
             x.task = self.running[x] = connection.loop.create_task(_Reply(self, connection, x).carry(), name="call")
