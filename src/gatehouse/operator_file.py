@@ -115,6 +115,10 @@ def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
     for index, provider in enumerate(settings.providers):
         if problem := _provider_problem(provider):
             yield f"$.providers[{index}]", f"provider {provider.name!r} of kind {provider.kind} {problem}"
+    for index, provider in enumerate(settings.providers):
+        for pattern in provider.passthrough if isinstance(provider.passthrough, list) else ():
+            if "*" in pattern[:-1]:
+                yield f"$.providers[{index}].passthrough", f"passthrough: {pattern!r} has its * not at the end"
     for index, model in enumerate(settings.models):
         yield from _model_problems(f"$.models[{index}]", model, providers, {model.name for model in settings.models})
     for path, where, networks in (

@@ -217,6 +217,8 @@ class ProviderSettings(_Tree, frozen=True):
     """bedrock only: what every chat passes through at AWS. An answer it stops ends as one that a content filter stopped."""
     health: HealthSettings = HealthSettings()
     """Health checks."""
+    passthrough: bool | list[Annotated[str, Meta(min_length=1, max_length=128)]] = False
+    """Its models that may be asked for as "NAME/model" without being listed: all of them, or these ("gpt-5*"). A key needs a grant."""
     forward: ForwardSettings = ForwardSettings()
     """What it is told of who asks."""
 

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gatehouse.compose.plans import build_plans
+from gatehouse.compose.plans import build_plans, unlisted_plan
+from gatehouse.compose.steward import lookup
 from gatehouse.core.plans import Breaker, Hedge, Ladder
 from gatehouse.operator_file import parse
 from gatehouse.settings import Settings
@@ -144,3 +145,29 @@ def test_what_is_done_about_failures_is_in_the_plan() -> None:
     assert not plan.targets[1].breaker.enabled
     assert [target.rung for target in plan.everywhere] == ["target", "target", "model", "embedded"]
     assert [plans[name].targets[0].rung for name in "bc"] == ["target", "target"]
+
+
+def test_a_model_that_is_not_listed_has_the_catalogues_price() -> None:
+    """Its target is the provider's as a whole: no caller's word becomes a label, and nobody shuts out others by asking in vain."""
+    open_one = parse("providers:\n  - {name: o, kind: openai, api_key: x, passthrough: [gpt-5*], forward: {user: hash}}\n", "f", {})
+    plan = unlisted_plan(open_one, "o/gpt-5-mini", lookup)
+    assert plan is not None
+    (target,) = plan.targets
+    assert (plan.model, plan.label, target.id, target.model) == ("o/gpt-5-mini", "o/*", "o/*", "gpt-5-mini")
+    assert target.price is not None
+    assert target.price.snapshot.startswith("genai-prices:")
+    assert not target.breaker.enabled
+    assert (target.forward.user, plan.remote_urls) == ("hash", "refuse")
+    other = unlisted_plan(open_one, "o/gpt-5", lookup)
+    assert other is not None
+    assert other.digest != plan.digest
+    assert unlisted_plan(open_one, "o/gpt-4", lookup) is None
+    assert unlisted_plan(settings(), "lab/x", lookup) is None
+
+
+def test_an_alias_changes_no_digest() -> None:
+    """Cached answers stay good when a model gets another name."""
+    text = BASE % "block"
+    named = parse(text.replace("  - name: b", "    aliases: [quick]\n  - name: b"), "f", {})
+    before, after = build_plans(settings(), nothing)[0], build_plans(named, nothing)[0]
+    assert (after.aliases, after.digest) == (("quick",), before.digest)

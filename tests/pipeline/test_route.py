@@ -16,10 +16,10 @@ from gatehouse.core.calls import (
     Tool,
 )
 from gatehouse.core.errors import InvalidRequest, NotFound, Unavailable
-from gatehouse.core.plans import Capability, Plan, Target
+from gatehouse.core.plans import Capability, Passthrough, Plan, Target
 from gatehouse.core.usage import Price
 from gatehouse.pipeline.exchange import Exchange, Head
-from gatehouse.pipeline.stages.route import Route, RouteTable, needed
+from gatehouse.pipeline.stages.route import MOST_MADE, Route, RouteTable, needed
 
 FREE = Price("free", 0, 0, 0, 0, 0, 0, 0)
 ABLE = Target("p/able", "p", "able", price=FREE)
@@ -139,3 +139,58 @@ async def test_unknown_price_blocks() -> None:
         await routed(Plan("m", (UNPRICED,)), call())
     assert caught.value.code == "price_unknown"
     assert "targets[].price" in caught.value.detail
+
+
+class Maker:
+    """Makes plans of unlisted models, and remembers for which."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def __call__(self, name: str) -> Plan | None:
+        self.asked.append(name)
+        return Plan(name, (ABLE,), label="p/*")
+
+
+async def test_a_model_of_an_open_provider_needs_no_listing() -> None:
+    """Its plan is made once and kept until the configuration changes; what no pattern covers is not even asked for."""
+    make = Maker()
+    listed = Plan("p/listed", (PLAIN,))
+    table = RouteTable((listed,), make)
+    table.replace((listed,), (Passthrough("p", frozenset({"gpt-*", "o3"})),))
+    for _ in range(2):
+        for name in ("p/gpt-5", "p/o3"):
+            plan = await table.unlisted(name)
+            assert plan is not None
+            assert plan.model == name
+    assert make.asked == ["p/gpt-5", "p/o3"]
+    for name in ("p/o3-mini", "q/gpt-5", "gpt-5", "p/gpt-5/../x", "p/gpt-5?x", "p/gpt-5\n", "p/gpt- 5", "p/" + "gpt-" + "x" * 200):
+        assert await table.unlisted(name) is None
+    assert len(make.asked) == 2
+    x = Exchange("r", Head("POST", "/", {}), None, None)  # type: ignore[arg-type]
+    x.call = call(model="p/listed")
+    await Route(table).admit(x)
+    assert x.plan is not None
+    assert x.plan.targets == (PLAIN,), "what is listed is not made up"
+    table.replace((listed,))
+    assert await table.unlisted("p/gpt-5") is None
+    assert table.models == ("p/listed",)
+
+
+async def test_made_plans_are_bounded() -> None:
+    """Callers choose the names, so only so many are kept; the oldest goes."""
+    make = Maker()
+    table = RouteTable((), make)
+    table.replace((), (Passthrough("p", frozenset({"*"})),))
+    for number in range(MOST_MADE + 1):
+        await table.unlisted(f"p/m{number}")
+    await table.unlisted(f"p/m{MOST_MADE}")
+    assert len(make.asked) == MOST_MADE + 1
+    await table.unlisted("p/m0")
+    assert make.asked[-1] == "p/m0"
+
+
+@pytest.mark.parametrize("name", ["p/a/../b", "p/..", "p/.a", "p//a", "p/a/", "p/a b", "p/a%2e", "p/\u00e4", "p/", "p", "/a", "p/a#"])
+def test_no_name_climbs_out_of_a_path(name: str) -> None:
+    """A model's name may become a step of a target's path: it is plain, and each of its steps begins with a letter or digit."""
+    assert not Passthrough("p", frozenset({"*"})).covers(name)

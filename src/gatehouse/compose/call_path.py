@@ -21,6 +21,7 @@ from gatehouse.adapters.state.memory_cache import MemoryCache
 from gatehouse.adapters.storage.journal import JournalWriter
 from gatehouse.adapters.system import TaskSpawner
 from gatehouse.adapters.telemetry.tally import ProcessTally
+from gatehouse.compose.plans import passthroughs
 from gatehouse.compose.providers import build_model
 from gatehouse.core.attribution import AttributionPolicy
 from gatehouse.core.calls import Call
@@ -48,7 +49,7 @@ from gatehouse.pipeline.stages.identify import Identify, identify
 from gatehouse.pipeline.stages.limit import Limit
 from gatehouse.pipeline.stages.read import Read
 from gatehouse.pipeline.stages.record import Record
-from gatehouse.pipeline.stages.route import Route, RouteTable
+from gatehouse.pipeline.stages.route import FindPlan, Route, RouteTable
 from gatehouse.pipeline.target_health import TargetHealth, reachable
 from gatehouse.pipeline.target_loads import TargetLoads
 from gatehouse.pipeline.turns import Cancel, KeepPolicy, Turns
@@ -99,12 +100,16 @@ class Models:
 
 
 class Behind(msgspec.Struct, frozen=True):
-    """What stands behind every process that carries calls: leases, keys, and where responses are kept. `cancel` ends a call elsewhere."""
+    """What stands behind every process that carries calls: leases, keys, where responses are kept, and plans of unlisted models.
+
+    `cancel` ends a call elsewhere.
+    """
 
     office: LeaseOffice
     find_key: Fetch
     responses: ResponseStore | None = None
     cancel: Cancel | None = None
+    find_plan: FindPlan | None = None
 
 
 class CallPath:
@@ -125,7 +130,7 @@ class CallPath:
     ) -> None:
         self.settings = settings = msgspec.msgpack.decode(message.settings, type=Settings, dec_hook=decode_custom)
         self.tally = ProcessTally()
-        self.table = RouteTable()
+        self.table = RouteTable(make=behind.find_plan)
         self.keys = KeyCache(behind.find_key, clock, spawn)
         self._checker = checker
         self._clock = clock
@@ -241,7 +246,7 @@ class CallPath:
         for name, path in message.engines.items():
             wanted[name] = (path, lambda path=path: EngineModel(Path(path)))  # type: ignore[misc]
         left = self._models.replace(wanted)
-        self.table.replace(message.plans)
+        self.table.replace(message.plans, passthroughs(settings))
         if any(plan.remote_urls == "fetch" for plan in message.plans):
             self._remote = self._remote_content(settings.fetch)
         self._attributor.configure(AttributionPolicy(frozenset(settings.tags.allow), settings.attribution.user, settings.attribution.peer))

@@ -142,7 +142,9 @@ class Gatehouse:
         journal = JournalWriter.open(directory / "journals", incarnation)
         credential, checker = _operator(message.keys.pepper, rng) if key is None else (key.encode(), parts.checker)
         office = LocalOffice(parts.office, incarnation)
-        path = CallPath(message, Behind(office, parts.directory.find), checker, journal, clock, rng, TaskSpawner())
+        path = CallPath(
+            message, Behind(office, parts.directory.find, find_plan=parts.find_plan), checker, journal, clock, rng, TaskSpawner()
+        )
         path.health.news = _Alarm(parts, spawn)
         stack.push_async_callback(path.close)
         stack.callback(path.shut)

@@ -11,7 +11,20 @@ from gatehouse.compose.providers import capabilities as default_capabilities
 from gatehouse.compose.providers import operations as default_operations
 from gatehouse.core.calls import Operation
 from gatehouse.core.money import parse_usd
-from gatehouse.core.plans import CHATS, Breaker, CachePolicy, Capability, Deadlines, Forward, GuardPolicy, Hedge, Ladder, Plan, Target
+from gatehouse.core.plans import (
+    CHATS,
+    Breaker,
+    CachePolicy,
+    Capability,
+    Deadlines,
+    Forward,
+    GuardPolicy,
+    Hedge,
+    Ladder,
+    Passthrough,
+    Plan,
+    Target,
+)
 from gatehouse.core.usage import Price
 from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings
 
@@ -95,6 +108,33 @@ def _plan(model: ModelSettings, targets: dict[str, tuple[Target, ...]], models: 
     )
     digest = hashlib.blake2b(msgspec.msgpack.encode(plan, order="sorted"), digest_size=16).digest()
     return msgspec.structs.replace(plan, digest=digest, aliases=tuple(model.aliases))
+
+
+def passthroughs(settings: Settings) -> tuple[Passthrough, ...]:
+    """Which models may be asked for by their provider's name without being listed."""
+    return tuple(
+        Passthrough(provider.name, frozenset(provider.passthrough if isinstance(provider.passthrough, list) else ("*",)))
+        for provider in settings.providers
+        if provider.passthrough
+    )
+
+
+def unlisted_plan(settings: Settings, name: str, lookup: Lookup) -> Plan | None:
+    """The plan of a model that is asked for as "<provider>/<model>": one target at the catalogue's price, everything else by default.
+
+    Its target and label are the provider's as a whole, so that no caller's word becomes one of a metric, and it has no breaker: what
+    a caller asks for in vain must not shut out what others ask for.
+    """
+    fitting = [passthrough for passthrough in passthroughs(settings) if passthrough.covers(name)]
+    if not fitting:
+        return None
+    provider = max(fitting, key=lambda passthrough: len(passthrough.provider)).provider
+    label = f"{provider}/*"
+    target = _target(settings, TargetSettings(provider=provider, model=name[len(provider) + 1 :]), lookup)
+    target = msgspec.structs.replace(target, id=label, breaker=Breaker(enabled=False))
+    plan = Plan(model=name, targets=(target,), label=label)
+    digest = hashlib.blake2b(msgspec.msgpack.encode(plan, order="sorted"), digest_size=16).digest()
+    return msgspec.structs.replace(plan, digest=digest)
 
 
 def _as_fallbacks(model: ModelSettings, targets: tuple[Target, ...]) -> tuple[Target, ...]:

@@ -31,7 +31,7 @@ from gatehouse.adapters.vault.root import Purpose, RootKey, RootKeyRefused, chec
 from gatehouse.adapters.vault.sealing import Sealer
 from gatehouse.adapters.vault.signing import AuditSigner
 from gatehouse.compose.launch import engine_specs
-from gatehouse.compose.plans import Found, build_plans
+from gatehouse.compose.plans import Found, build_plans, unlisted_plan
 from gatehouse.compose.start import StartError
 from gatehouse.control.audit import AuditAdministration
 from gatehouse.control.drain import Drain
@@ -42,6 +42,7 @@ from gatehouse.core.audit import AuditEvent
 from gatehouse.core.errors import Unavailable
 from gatehouse.core.identity import KeyRecord, Principal
 from gatehouse.core.keys import KeyChecker
+from gatehouse.core.plans import Plan
 from gatehouse.core.secrets import Secret
 from gatehouse.core.targets import TargetState
 from gatehouse.operator_file import SettingsError
@@ -181,6 +182,7 @@ class StewardParts:
                 office=self.office,
                 books=self.drain,
                 find_key=self.directory.find,
+                find_plan=self.find_plan,
                 checkpoint=lambda: self.log.checkpoint(clock.now()),
                 take_metrics=self._exposition.take,
                 metrics_ended=self._exposition.ended,
@@ -225,11 +227,19 @@ class StewardParts:
     async def freeze(self, settings: Settings) -> Configure:
         """Settings as those take them who carry calls, plans and all. The engines that they name are started, others stopped."""
         plans = await asyncio.to_thread(build_plans, settings, lookup)
+        self._settings = settings
         self._engines.want(engine_specs(settings))
         await self._prices.keep([target.price for plan in plans for target in plan.everywhere if target.price is not None])
         encoded = msgspec.msgpack.encode(settings, enc_hook=encode_custom)
         version = hashlib.blake2b(encoded + b"".join(plan.digest for plan in plans), digest_size=6).hexdigest()
         return Configure(version, encoded, plans, self._worker_keys, self._engines.sockets)
+
+    async def find_plan(self, name: str) -> Plan | None:
+        """The plan of a model that is not listed, under the settings in force; its price is kept like those of listed ones."""
+        plan = await asyncio.to_thread(unlisted_plan, self._settings, name, lookup)
+        if plan is not None:
+            await self._prices.keep([target.price for target in plan.targets if target.price is not None])
+        return plan
 
     async def reload(self, before: Settings, after: Settings) -> dict[str, str]:
         """Swap the configuration; the old one stays when it cannot be built. Either way it is audited with what changed."""

@@ -43,7 +43,7 @@ class WorkerPlane:
         self._journal = journal = JournalWriter.open(data_dir / "journals", incarnation)
         checker = KeyChecker(message.keys.pepper, message.keys.bootstrap)
         self._path = path = CallPath(
-            message, Behind(client, client.fetch_key, client, client.cancel_response), checker, journal, clock, rng, spawn
+            message, Behind(client, client.fetch_key, client, client.cancel_response, client.find_plan), checker, journal, clock, rng, spawn
         )
         path.health.news = client
         self.runner = path.runner

@@ -1,11 +1,13 @@
 """Where a call may go: targets with everything a decision needs, frozen when the configuration was read."""
 
 import enum
+import re
 from typing import Final, Literal
 
 import msgspec
 
 from gatehouse.core.calls import Operation
+from gatehouse.core.grants import grants_model
 from gatehouse.core.remote import RemoteUrls
 from gatehouse.core.usage import Price
 
@@ -172,8 +174,26 @@ class Plan(msgspec.Struct, frozen=True):
     """Changes whenever anything above changes; part of the cache key."""
     aliases: tuple[str, ...] = ()
     """Other names under which the model may be asked for."""
+    label: str = ""
+    """What metrics call it where its name is a caller's choice (see Passthrough); "" is its own name."""
 
     @property
     def everywhere(self) -> tuple[Target, ...]:
         """Every target a call may reach, fallbacks included."""
         return self.targets + tuple(target for group in self.fallbacks for target in group)
+
+
+class Passthrough(msgspec.Struct, frozen=True):
+    """A provider whose models may be asked for as "<provider>/<model>" without being listed: those that a pattern covers."""
+
+    provider: str
+    patterns: frozenset[str]
+
+    def covers(self, name: str) -> bool:
+        """Whether `name` is one of them. A name is plain steps, so that none can climb out of a path it is put into."""
+        if not name.startswith(f"{self.provider}/") or _PLAIN_NAME.fullmatch(name) is None:
+            return False
+        return grants_model(self.patterns, name[len(self.provider) + 1 :])
+
+
+_PLAIN_NAME: Final = re.compile(r"(?=.{1,192}\Z)[A-Za-z0-9][A-Za-z0-9._:@+-]*(?:/[A-Za-z0-9][A-Za-z0-9._:@+-]*)+", re.ASCII)

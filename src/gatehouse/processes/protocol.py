@@ -223,6 +223,21 @@ class TargetsTold(Message, frozen=True, tag=30):
     origin: str = ""
 
 
+class FindPlan(Message, frozen=True, tag=31):
+    """worker -> steward: the plan of a model that is not listed; answered by `PlanFound`."""
+
+    number: int
+    name: str
+
+
+class PlanFound(Message, frozen=True, tag=32):
+    """steward -> worker. `problem` is not "" when it could not be made."""
+
+    number: int
+    plan: Plan | None
+    problem: str = ""
+
+
 AnyMessage = (
     Configure
     | Configured
@@ -249,6 +264,8 @@ AnyMessage = (
     | EndResponse
     | ResponseEnded
     | TargetsTold
+    | FindPlan
+    | PlanFound
 )
 
 

@@ -30,6 +30,7 @@ from gatehouse.processes.protocol import (
     Drain,
     EndResponse,
     FindKey,
+    FindPlan,
     FindResponse,
     ForgetKey,
     GiveBack,
@@ -38,6 +39,7 @@ from gatehouse.processes.protocol import (
     Link,
     Message,
     Metrics,
+    PlanFound,
     Recall,
     Recalled,
     RemoveResponse,
@@ -96,6 +98,8 @@ class Parts(msgspec.Struct, frozen=True):
     office: Office
     books: Books
     find_key: Callable[[str], Awaitable[KeyRecord | None]]
+    find_plan: Callable[[str], Awaitable[Plan | None]]
+    """The plan of a model that is not listed, where it may be asked for."""
     checkpoint: Callable[[], Awaitable[object]]
     take_metrics: Callable[[str, bytes], None]
     metrics_ended: Callable[[str], None]
@@ -289,6 +293,8 @@ class Steward:
                 office.report_over(seat.incarnation, meter, amount)
             case FindKey():
                 self._spawn(self._find_key(link, message), name="find-key")
+            case FindPlan():
+                self._spawn(self._find_plan(link, message), name="find-plan")
             case Metrics(snapshot=snapshot):
                 if snapshot:
                     self._parts.take_metrics(seat.incarnation, snapshot)
@@ -361,6 +367,15 @@ class Steward:
             self._recalled.clear()
         self._recalled[meter] = self._clock.monotonic()
         return True
+
+    async def _find_plan(self, link: Link, message: FindPlan) -> None:
+        try:
+            plan = await self._parts.find_plan(message.name)
+        except Exception as error:
+            logger.error("the plan of an unlisted model could not be made: %s", type(error).__name__)
+            link.send(PlanFound(message.number, None, type(error).__name__))
+            return
+        link.send(PlanFound(message.number, plan))
 
     async def _find_key(self, link: Link, message: FindKey) -> None:
         try:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from gatehouse.core.errors import Unavailable
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
+from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock
 from gatehouse.core.responses import Ended, Kept, Owner
 from gatehouse.core.targets import TargetState
@@ -22,6 +23,7 @@ from gatehouse.processes.protocol import (
     Drain,
     EndResponse,
     FindKey,
+    FindPlan,
     FindResponse,
     ForgetKey,
     GiveBack,
@@ -30,6 +32,7 @@ from gatehouse.processes.protocol import (
     Link,
     Message,
     Metrics,
+    PlanFound,
     Recall,
     Recalled,
     RemoveResponse,
@@ -121,6 +124,16 @@ class StewardClient:
         """Tell all that is known of targets."""
         self.link.send(TargetsTold(states))
 
+    async def find_plan(self, name: str) -> Plan | None:
+        """The plan of a model that is not listed, None when it may not be asked for. Raises Unavailable when nobody can tell."""
+        number = self._next()
+        answer: PlanFound = await self._ask(number, FindPlan(number, name))
+        if answer.problem:
+            raise Unavailable(
+                "Models cannot be looked up at the moment.", code="models_unavailable", retry_after=1.0, detail=answer.problem
+            )
+        return answer.plan
+
     def serving(self) -> None:
         """Tell that connections are accepted."""
         self.link.send(Serving())
@@ -163,7 +176,7 @@ class StewardClient:
 
     def _receive(self, message: Message) -> None:
         match message:
-            case Acquired() | KeyFound() | ResponseSaid():
+            case Acquired() | KeyFound() | PlanFound() | ResponseSaid():
                 draws = self._drawn.pop(message.number, ())
                 future = self._waiting.get(message.number)
                 if future is not None and not future.done():

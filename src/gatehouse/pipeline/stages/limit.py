@@ -175,7 +175,9 @@ class Limit:
         """The most tokens that may go in and that may come out, and the prices they may be charged at."""
         terms = self._terms.get(plan.model)
         if terms is None or terms.plan is not plan:
-            terms = self._terms[plan.model] = _Terms(plan)
+            terms = _Terms(plan)
+            if not plan.label:
+                self._terms[plan.model] = terms
         exact = self._count_input(call, plan) if self._count_input is not None else None
         prompt = exact if exact is not None else at_most(call)
         output = _output_bound(call, plan, terms)

@@ -53,7 +53,7 @@ class Record:
         self._tally.gauge("gatehouse_running", (), -1)
         plan, target, outcome, error, usage = x.plan, x.target, x.outcome, x.error, x.usage
         kind = (
-            "" if plan is None else plan.model,
+            "" if plan is None else plan.label or plan.model,
             "" if target is None else target.id,
             "" if outcome is None else outcome._value_,  # what `value` is, without asking the descriptor
             "" if error is None else error.code,

@@ -4,13 +4,14 @@ A target that cannot honour a part of the call is left out; nothing is silently 
 caller's words reach any label or record.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
 from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Operation
 from gatehouse.core.errors import InvalidRequest, NotFound, Unavailable
-from gatehouse.core.plans import Capability, Plan, Target
+from gatehouse.core.plans import Capability, Passthrough, Plan, Target
 from gatehouse.pipeline.exchange import Exchange
 
 _PARTS: Final = {ImagePart: Capability.IMAGES, AudioPart: Capability.AUDIO, FilePart: Capability.FILES}
@@ -26,16 +27,43 @@ _FIELDS: Final = (
 """Fields that ask for something unless they are None, zero, false or empty."""
 
 
+FindPlan = Callable[[str], Awaitable[Plan | None]]
+"""Makes the plan of a model that is not listed, where the configuration in force lets it be asked for. Raises Unavailable."""
+
+MOST_MADE: Final = 1024
+"""Plans of unlisted models that are kept; who asks for more of them waits for each."""
+
+
 class RouteTable:
     """Plans by name; replaced as a whole when the configuration changes, so a running call keeps the plan it began with."""
 
-    def __init__(self, plans: tuple[Plan, ...] = ()) -> None:
+    def __init__(self, plans: tuple[Plan, ...] = (), make: FindPlan | None = None) -> None:
         self._plans: dict[str, Plan] = {}
+        self._make = make
+        self._made: dict[str, Plan] = {}
+        self._passthroughs: tuple[Passthrough, ...] = ()
         self.replace(plans)
 
-    def replace(self, plans: tuple[Plan, ...]) -> None:
+    def replace(self, plans: tuple[Plan, ...], passthroughs: tuple[Passthrough, ...] = ()) -> None:
         """Swap every plan at once."""
         self._plans = {name: plan for plan in plans for name in (plan.model, *plan.aliases)}
+        self._passthroughs = passthroughs
+        self._made = {}
+
+    async def unlisted(self, model: str) -> Plan | None:
+        """The plan of a model that is not listed, when a provider lets its models be asked for by name. Raises Unavailable."""
+        if self._make is None or not any(passthrough.covers(model) for passthrough in self._passthroughs):
+            return None
+        made = self._made
+        plan = made.get(model)
+        if plan is None:
+            plan = await self._make(model)
+            if plan is not None and made is self._made:
+                # Else the configuration has changed meanwhile: this call keeps what it was told, the next one asks again.
+                if len(made) >= MOST_MADE:
+                    del made[next(iter(made))]
+                made[model] = plan
+        return plan
 
     def find(self, model: str) -> Plan | None:
         """The plan of a model's name or alias, or None."""
@@ -74,7 +102,7 @@ class Route:
         """All of `admit`: nothing here waits."""
         call = x.call
         assert call is not None
-        plan = self._table.find(call.model)
+        plan = self._table.find(call.model) or await self._table.unlisted(call.model)
         if plan is None:
             raise NotFound(f"There is no model named {call.model[:128]!r} here.", code="model_not_found", param="model")
         if call.extra and not plan.extra_fields.issuperset(call.extra):
