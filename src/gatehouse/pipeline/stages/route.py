@@ -69,6 +69,10 @@ class RouteTable:
         """The plan of a model's name or alias, or None."""
         return self._plans.get(model)
 
+    def at_hand(self, model: str) -> Plan | None:
+        """As `find`, and plans of unlisted models that were made before."""
+        return self._plans.get(model) or self._made.get(model)
+
     def canonical(self, model: str) -> str:
         """The model's own name, for its name or any alias; a name that is not here stays as it is."""
         plan = self._plans.get(model)
@@ -96,15 +100,25 @@ class Route:
             InvalidRequest: a field the model does not list, or a need no target of it can meet.
             Unavailable: the price of every eligible target is unknown and the operator said to block.
         """
-        self.at_once(x)
-
-    def at_once(self, x: Exchange) -> bool:
-        """All of `admit`: nothing here waits."""
         call = x.call
         assert call is not None
-        plan = self._table.find(call.model) or await self._table.unlisted(call.model)
+        plan = self._table.at_hand(call.model) or await self._table.unlisted(call.model)
         if plan is None:
             raise NotFound(f"There is no model named {call.model[:128]!r} here.", code="model_not_found", param="model")
+        self._take(x, call, plan)
+
+    def at_once(self, x: Exchange) -> bool:
+        """As `admit`, for a model whose plan is at hand."""
+        call = x.call
+        assert call is not None
+        plan = self._table.at_hand(call.model)
+        if plan is None:
+            return False  # no such model, or one whose plan has to be made
+        self._take(x, call, plan)
+        return True
+
+    @staticmethod
+    def _take(x: Exchange, call: Call, plan: Plan) -> None:
         if call.extra and not plan.extra_fields.issuperset(call.extra):
             field = next(name for name in call.extra if name not in plan.extra_fields)
             raise InvalidRequest(
@@ -117,7 +131,6 @@ class Route:
         if needs or not _all_suit(plan, call.operation):
             plan = _narrow(plan, call.operation, needs)
         x.plan = plan
-        return True
 
     def settle(self, x: Exchange) -> None:
         """Nothing is held."""
