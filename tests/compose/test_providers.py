@@ -13,43 +13,17 @@ from gatehouse.compose.providers import KINDS, build_model
 from gatehouse.core.calls import Call, Message
 from gatehouse.core.collect import Collector
 from gatehouse.core.errors import UpstreamFailed
-from gatehouse.core.events import Answer
 from gatehouse.core.plans import Capability, Deadlines, Target
 from gatehouse.core.secrets import Secret
 from gatehouse.operator_file import SettingsError, parse
 from gatehouse.settings import Environment, ProviderSettings
+from gatehouse.testing import anthropic
 from gatehouse.testing.model_contract import ContractAttempt
 from gatehouse.testing.upstream import FakeUpstream, Seen, Wire, completion, failure, http, stream
 
 KEY = "sk-very-secret-0001"
 CALL = Call(model="assistant", messages=(Message("user", "hi"),), max_tokens=10)
 ENVIRONMENT = Environment(data_dir=Path("unused"))
-
-MESSAGE: dict[str, Any] = {
-    "id": "msg_1",
-    "type": "message",
-    "role": "assistant",
-    "model": "fake",
-    "content": [{"type": "text", "text": "Hello there."}],
-    "stop_reason": "end_turn",
-    "stop_sequence": None,
-    "usage": {"input_tokens": 3, "output_tokens": 5},
-}
-
-
-def frames(*events: dict[str, Any]) -> list[bytes]:
-    return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events]
-
-
-MESSAGE_STREAM = frames(
-    {"type": "message_start", "message": {**MESSAGE, "content": [], "stop_reason": None, "usage": {"input_tokens": 3, "output_tokens": 1}}},
-    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello "}},
-    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "there."}},
-    {"type": "content_block_stop", "index": 0},
-    {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": 5}},
-    {"type": "message_stop"},
-)
 
 
 async def anybody(seen: Seen, wire: Wire) -> None:
@@ -59,7 +33,7 @@ async def anybody(seen: Seen, wire: Wire) -> None:
     if path.endswith("/models"):
         wire.write(http(b'{"data":[]}'))
     elif path.endswith("/messages"):
-        wire.write(stream(MESSAGE_STREAM) if body.get("stream") else http(json.dumps(MESSAGE).encode()))
+        wire.write(stream(anthropic.story()) if body.get("stream") else anthropic.message())
     elif path.endswith("/chat/completions"):
         wire.write(stream() if body.get("stream") else completion())
     else:
@@ -211,31 +185,3 @@ def test_settings_that_cannot_be_meant(provider: str, words: str) -> None:
     with pytest.raises(SettingsError, match=words) as caught:
         parse(f"providers:\n  - {provider}\n", "f", {})
     assert "line 2" in str(caught.value)
-
-
-def test_an_answer_is_an_answer() -> None:
-    """The fixture of this file is one of Anthropic's."""
-    from gatehouse.dialects.anthropic import decode_answer
-
-    assert isinstance(decode_answer(json.dumps(MESSAGE).encode()), Answer)
-
-
-def test_operations_follow_the_kind_unless_the_operator_says() -> None:
-    """Servers that continue bare text take completions; OpenAI and who only chats do not; embeddings are always named."""
-    text = """
-providers:
-  - {name: own, kind: openai-compatible, profile: vllm, base_url: "http://127.0.0.1:1/v1"}
-  - {name: fast, kind: groq, api_key: k}
-  - {name: big, kind: openai, api_key: k}
-  - {name: claude, kind: anthropic, api_key: k}
-models:
-  - name: a
-    targets:
-      - {provider: own, model: m, price: {input: "1", output: "1"}}
-      - {provider: fast, model: m, price: {input: "1", output: "1"}}
-      - {provider: big, model: m, price: {input: "1", output: "1"}}
-      - {provider: claude, model: m, price: {input: "1", output: "1"}}
-      - {provider: big, model: n, price: {input: "1", output: "1"}, operations: [embedding]}
-"""
-    (plan,) = build_plans(parse(text, "f", {}), lambda kind, url, model: None)
-    assert [sorted(target.operations) for target in plan.targets] == [["chat", "completion"], ["chat"], ["chat"], ["chat"], ["embedding"]]

@@ -7,10 +7,12 @@ import pytest
 
 from gatehouse.adapters.providers._aws_keys import FixedKey
 from gatehouse.adapters.providers._sigv4 import AwsKey
+from gatehouse.adapters.providers.anthropic import anthropic_codec
 from gatehouse.adapters.providers.bedrock import AwsAuthoriser, bedrock_codec
 from gatehouse.adapters.providers.frame import HttpModel, ModelOptions
 from gatehouse.core.plans import Target
 from gatehouse.core.secrets import Secret
+from gatehouse.testing import anthropic
 from gatehouse.testing import bedrock as aws
 from gatehouse.testing.model_contract import ModelContract, ModelRig
 from gatehouse.testing.upstream import LAST_CHUNK, FakeUpstream, Play, Seen, Wire, chunk, completion, http, stream, streamed
@@ -48,6 +50,43 @@ class TestOpenAIModel(ModelContract):
             model = openai_model(upstream.url, max_connections=connections)
             pool = model.pool
             yield ModelRig(model, Target("lab/m", "lab", "m"), lambda: pool.open - pool.idle)
+            await model.close()
+
+
+class TestSeveralKeys(ModelContract):
+    """Calls that go round among keys are calls like others."""
+
+    @pytest.fixture
+    async def rig(self) -> AsyncIterator[ModelRig]:
+        async with FakeUpstream(as_asked) as upstream:
+            model = openai_model(upstream.url, api_keys=tuple(Secret(f"sk-{number}") for number in range(3)))
+            pool = model.pool
+            yield ModelRig(model, Target("lab/m", "lab", "m"), lambda: pool.open - pool.idle)
+            await model.close()
+
+
+async def anthropic_as_asked(seen: Seen, wire: Wire) -> None:
+    """Messages, whole or in pieces."""
+    if seen.path == "/v1/models":
+        wire.write(http(b'{"data":[]}'))
+    elif seen.json().get("stream"):
+        play = streamed(anthropic.story())
+        assert not isinstance(play, bytes)
+        await play(seen, wire)
+    else:
+        wire.write(anthropic.message())
+
+
+class TestAnthropicModel(ModelContract):
+    """Anthropic's Messages API."""
+
+    @pytest.fixture(params=[256, 2], ids=["many connections", "two connections"])
+    async def rig(self, request: pytest.FixtureRequest) -> AsyncIterator[ModelRig]:
+        async with FakeUpstream(anthropic_as_asked) as upstream:
+            options = ModelOptions(name="claude", base_url=upstream.url, api_keys=(Secret("sk-ant"),), max_connections=request.param)
+            model = HttpModel(options, anthropic_codec())
+            pool = model.pool
+            yield ModelRig(model, Target("claude/m", "claude", "m"), lambda: pool.open - pool.idle)
             await model.close()
 
 
