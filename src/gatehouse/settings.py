@@ -54,6 +54,9 @@ class HttpSettings(_Tree, frozen=True):
     """How long an idle connection is kept."""
     slow_client_seconds: Seconds = 60.0
     """How long a client may leave its buffer full before it is cut."""
+    stream_comment_seconds: Seconds | None = None
+    """A stream that was silent for so long gets a comment, for machines on the way that end what is silent. The first one sends the
+    head, so that an error after it travels in the stream instead of a status. Off unless given."""
 
 
 class ListenSettings(_Tree, frozen=True):
@@ -446,6 +449,15 @@ class ResponsesSettings(_Tree, frozen=True):
     """Largest conversation that is kept. What is larger is answered and not kept; where the caller insists, it is refused."""
 
 
+class IdempotencySettings(_Tree, frozen=True):
+    """Calls whose request has an `Idempotency-Key`: asked for again by the same API key they are answered again, and charged once."""
+
+    minutes: Annotated[float, Meta(ge=0, le=1440)] = 10.0
+    """How long an answer is kept, in the server's memory only; 0 passes over the header."""
+    max_bytes: Annotated[int, Meta(ge=65_536)] = 64 * 1024 * 1024
+    """Memory of the server for such answers; the oldest go first. An answer may take a sixteenth of it."""
+
+
 class Settings(_Tree, frozen=True):
     """Everything the operator's file says."""
 
@@ -467,6 +479,8 @@ class Settings(_Tree, frozen=True):
     """Unknown prices."""
     cache: CacheMemorySettings = CacheMemorySettings()
     """Memory for cached answers."""
+    idempotency: IdempotencySettings = IdempotencySettings()
+    """Requests that are sent again."""
     fetch: FetchSettings = FetchSettings()
     """Fetching what calls point to."""
     tags: TagSettings = TagSettings()

@@ -37,6 +37,7 @@ from gatehouse.control.audit import AuditAdministration
 from gatehouse.control.drain import Drain
 from gatehouse.control.keys import KeyAdministration, KeySpec, system_principal
 from gatehouse.control.lease_office import Office
+from gatehouse.control.replays import Replays
 from gatehouse.control.reports import Reports
 from gatehouse.core.audit import AuditEvent
 from gatehouse.core.errors import Unavailable
@@ -114,6 +115,7 @@ class StewardParts:
         self.steward = steward
         self._engines = engines
         self._root = root
+        self._replays: Replays
         self._admin: AdminPort | None = None
         self._admin_task: asyncio.Task[Any] | None = None
         self._exposition = Exposition()
@@ -139,6 +141,7 @@ class StewardParts:
                 stored = await database.run(lambda connection: keep_fact(connection, ROOT_FINGERPRINT, root.fingerprint()))
                 check_fingerprint(stored, root)
                 parts = cls(database, root, steward, engines)
+                parts._replays = Replays(clock, 60 * settings.idempotency.minutes, settings.idempotency.max_bytes)
                 await parts._build(environment, data_dir, clock, rng, spawn)
             except BaseException:
                 await database.close()
@@ -190,6 +193,7 @@ class StewardParts:
                 responses=self.responses,
                 sweep=self.responses.sweep,
                 target_alarm=self.target_alarm,
+                replays=self._replays,
             )
         )
         await self._first_start(database, data_dir / KEY_FILE)

@@ -12,7 +12,10 @@ import uvloop
 from gatehouse.adapters.storage.journal import JournalWriter
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
 from gatehouse.compose.call_path import Behind, CallPath
+from gatehouse.control.replays import SHARE
 from gatehouse.core.keys import KeyChecker
+from gatehouse.core.ports import Clock
+from gatehouse.core.replays import ReplayDesk
 from gatehouse.core.responses import Ended, Owner
 from gatehouse.core.targets import TargetState
 from gatehouse.dialects.anthropic import AnthropicDialect
@@ -22,6 +25,7 @@ from gatehouse.processes.protocol import Configure, TargetsTold
 from gatehouse.processes.steward_client import StewardClient
 from gatehouse.processes.worker import Worker
 from gatehouse.settings import Settings
+from gatehouse.wire.http.comments import Comments
 from gatehouse.wire.http.counting import counting_endpoints
 from gatehouse.wire.http.data_plane import DataPlane, Manners, Route
 from gatehouse.wire.http.endpoints import Endpoints
@@ -72,7 +76,7 @@ class WorkerPlane:
             rng=rng,
             endpoints=endpoints,
             speakers={b"anthropic-version": messages},
-            manners=manners(path.settings),
+            manners=manners(path, client, clock),
         )
         self._server = DataServer(plane, http_limits(path.settings), clock, spawn)
         self._server.on_refused(lambda code: path.tally.count("gatehouse_bad_requests_total", (code,)))
@@ -143,10 +147,27 @@ class WorkerPlane:
         return bool(self._path.table.models), {}
 
 
-def manners(settings: Settings) -> Manners:
+class _OnceRules:
+    """Implements `wire.http.once.Rules`."""
+
+    def __init__(self, path: CallPath, desk: ReplayDesk, clock: Clock) -> None:
+        self.desk = desk
+        self.clock = clock
+        self.largest = path.settings.idempotency.max_bytes // SHARE
+        self.identify = path.identify
+        self.limit_of = path.body_limit
+
+
+def manners(path: CallPath, desk: ReplayDesk, clock: Clock) -> Manners:
     """How the operator wants clients to be met."""
-    listen = settings.listen
-    return Manners(base=listen.base_path, proxies=TrustedProxies(listen.trusted_proxies) if listen.trusted_proxies else None)
+    listen = path.settings.listen
+    silence = listen.http.stream_comment_seconds
+    return Manners(
+        base=listen.base_path,
+        proxies=TrustedProxies(listen.trusted_proxies) if listen.trusted_proxies else None,
+        comments=None if silence is None else Comments(clock, silence),
+        once=_OnceRules(path, desk, clock) if path.settings.idempotency.minutes else None,
+    )
 
 
 def http_limits(settings: Settings) -> HttpLimits:

@@ -15,6 +15,7 @@ from gatehouse.core.frames import FrameCutter, framed
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
+from gatehouse.core.replays import Claim, Replayed
 from gatehouse.core.responses import Ended, Kept, Owner
 from gatehouse.core.targets import TargetState
 
@@ -238,8 +239,33 @@ class PlanFound(Message, frozen=True, tag=32):
     problem: str = ""
 
 
+class ClaimReplay(Message, frozen=True, tag=34):
+    """worker -> steward: a request that names an idempotency key; answered by `ReplaySaid`."""
+
+    number: int
+    key: bytes
+    digest: bytes
+
+
+class ReplaySaid(Message, frozen=True, tag=35):
+    """steward -> worker: what becomes of the request."""
+
+    number: int
+    claim: Claim
+
+
+class FinishReplay(Message, frozen=True, tag=36):
+    """worker -> steward: what was claimed has ended."""
+
+    key: bytes
+    answer: Replayed | None
+
+
 AnyMessage = (
-    Configure
+    ClaimReplay
+    | ReplaySaid
+    | FinishReplay
+    | Configure
     | Configured
     | Serving
     | Acquire

@@ -17,12 +17,14 @@ from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock, Rng, Spawn
+from gatehouse.core.replays import Claim, Replayed
 from gatehouse.core.responses import Ended, Owner, ResponseStore
 from gatehouse.core.targets import TargetState
 from gatehouse.processes.protocol import (
     Acquire,
     Acquired,
     CancelResponse,
+    ClaimReplay,
     Collect,
     Collected,
     Configure,
@@ -32,6 +34,7 @@ from gatehouse.processes.protocol import (
     FindKey,
     FindPlan,
     FindResponse,
+    FinishReplay,
     ForgetKey,
     GiveBack,
     KeepResponse,
@@ -43,6 +46,7 @@ from gatehouse.processes.protocol import (
     Recall,
     Recalled,
     RemoveResponse,
+    ReplaySaid,
     ReportOver,
     ResponseEnded,
     Revoke,
@@ -92,6 +96,19 @@ class Books(Protocol):
         """Drain what the journals hold now; the number of records booked."""
 
 
+class Replays(Protocol):
+    """Requests with an idempotency key, by worker; every method is quick and on the loop."""
+
+    def claim(self, owner: str, key: bytes, digest: bytes) -> Claim:
+        """What becomes of a request."""
+
+    def finish(self, owner: str, key: bytes, answer: Replayed | None) -> None:
+        """What was claimed has ended."""
+
+    def ended(self, owner: str) -> None:
+        """A worker is gone."""
+
+
 class Parts(msgspec.Struct, frozen=True):
     """What compose hands the steward."""
 
@@ -110,6 +127,7 @@ class Parts(msgspec.Struct, frozen=True):
     """Delete what has expired."""
     target_alarm: Callable[[TargetState], Awaitable[None]]
     """A target refuses our credentials: somebody has to know."""
+    replays: Replays
 
 
 WorkerCommand = Callable[[str, int, int], Launch]
@@ -278,6 +296,7 @@ class Steward:
         if self._equipment is not None:
             self._equipment.metrics_ended(incarnation)
             self._equipment.office.incarnation_died(incarnation)
+            self._equipment.replays.ended(incarnation)
         if status and not self._draining:
             logger.error("worker %d (%s) ended with status %d", seat.index, incarnation, status)
         self._notify()
@@ -304,8 +323,17 @@ class Steward:
                 self._board.take(seat.incarnation, message, self._others(seat))
             case Serving() | Configured():
                 self._came_on(seat, link, message)
+            case ClaimReplay() | FinishReplay():
+                self._about_replays(seat, link, message)
             case _:
                 self._receive_about_responses(seat, link, message)
+
+    def _about_replays(self, seat: _Seat, link: Link, message: ClaimReplay | FinishReplay) -> None:
+        replays = self._parts.replays
+        if isinstance(message, ClaimReplay):
+            link.send(ReplaySaid(message.number, replays.claim(seat.incarnation, message.key, message.digest)))
+        else:
+            replays.finish(seat.incarnation, message.key, message.answer)
 
     def _receive_about_responses(self, seat: _Seat, link: Link, message: Message) -> None:
         match message:

@@ -10,12 +10,14 @@ from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Clock
+from gatehouse.core.replays import Claim, Replayed
 from gatehouse.core.responses import Ended, Kept, Owner
 from gatehouse.core.targets import TargetState
 from gatehouse.processes.protocol import (
     Acquire,
     Acquired,
     CancelResponse,
+    ClaimReplay,
     Collect,
     Collected,
     Configure,
@@ -25,6 +27,7 @@ from gatehouse.processes.protocol import (
     FindKey,
     FindPlan,
     FindResponse,
+    FinishReplay,
     ForgetKey,
     GiveBack,
     KeepResponse,
@@ -36,6 +39,7 @@ from gatehouse.processes.protocol import (
     Recall,
     Recalled,
     RemoveResponse,
+    ReplaySaid,
     ReportOver,
     ResponseEnded,
     ResponseSaid,
@@ -50,7 +54,10 @@ ANSWER_SECONDS: Final = 5.0
 
 
 class StewardClient:
-    """Implements `LeaseOffice`, `ResponseStore`, `TargetNews` and the fetch of `KeyCache`. What else the steward says goes to `told`."""
+    """Implements `LeaseOffice`, `ResponseStore`, `ReplayDesk`, `TargetNews` and the fetch of `KeyCache`.
+
+    What else the steward says goes to `told`.
+    """
 
     def __init__(self, clock: Clock, told: Callable[[Message], None], lost: Callable[[], None]) -> None:
         self._clock = clock
@@ -59,6 +66,8 @@ class StewardClient:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._drawn: dict[int, tuple[Draw, ...]] = {}
         """Draws not answered yet, kept beyond the asker's patience: a lease that comes too late is given straight back."""
+        self._claims: dict[int, bytes] = {}
+        """Claims not answered yet, likewise: what nobody waits for any more must not stand as being carried."""
         self._number = 0
         self.link = Link(self._receive, self._lost)
 
@@ -86,6 +95,17 @@ class StewardClient:
         if answer.problem:
             raise Unavailable("Keys cannot be checked at the moment.", code="identity_unavailable", retry_after=1.0, detail=answer.problem)
         return answer.record
+
+    async def claim(self, key: bytes, digest: bytes) -> Claim:
+        """See `ReplayDesk`."""
+        number = self._next()
+        self._claims[number] = key
+        answer: ReplaySaid = await self._ask(number, ClaimReplay(number, key, digest))
+        return answer.claim
+
+    def finish(self, key: bytes, answer: Replayed | None) -> None:
+        """See `ReplayDesk`."""
+        self.link.send(FinishReplay(key, answer))
 
     async def keep(self, kept: Kept) -> None:
         """See `ResponseStore`."""
@@ -176,11 +196,15 @@ class StewardClient:
 
     def _receive(self, message: Message) -> None:
         match message:
-            case Acquired() | KeyFound() | PlanFound() | ResponseSaid():
+            case Acquired() | KeyFound() | PlanFound() | ResponseSaid() | ReplaySaid():
                 draws = self._drawn.pop(message.number, ())
+                key = self._claims.pop(message.number, b"")
                 future = self._waiting.get(message.number)
                 if future is not None and not future.done():
                     future.set_result(message)
+                elif isinstance(message, ReplaySaid):
+                    if message.claim.state == "yours":
+                        self.finish(key, None)
                 elif isinstance(message, Acquired) and message.granted.amounts:
                     granted = message.granted
                     self.give_back(

@@ -7,8 +7,8 @@ ends with an error frame and a closed connection, never like a finished one.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -24,12 +24,14 @@ from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Deliver
 from gatehouse.wire.http import response
 from gatehouse.wire.http.body import RequestBody
+from gatehouse.wire.http.comments import COMMENT, Comments
 from gatehouse.wire.http.endpoints import Arrived, Endpoint, Endpoints, Errand
 from gatehouse.wire.http.forwarded import TrustedProxies
 from gatehouse.wire.http.head import RequestHead
+from gatehouse.wire.http.once import HEADER as ONCE_HEADER
+from gatehouse.wire.http.once import Once, Outlet, Replier, Rules
 from gatehouse.wire.http.protocol import Connection
 from gatehouse.wire.http.refusals import advice, shutting_down
-from gatehouse.wire.http.stream import Stream
 
 logger = logging.getLogger("gatehouse.wire.http")
 
@@ -67,6 +69,10 @@ class Manners(msgspec.Struct, frozen=True, kw_only=True):
     base: str = ""
     proxies: TrustedProxies | None = None
     """Whose word counts about where a request comes from."""
+    comments: Comments | None = None
+    """What is said in a silent stream; None says nothing."""
+    once: Rules | None = None
+    """How requests with an idempotency key are told apart; None passes over the header."""
 
 
 class DataPlane:
@@ -94,13 +100,15 @@ class DataPlane:
         self._routes = {base + path: route for path, route in routes.items()}
         self._health = {before + path: path for path in (_LIVE_PATH, _READY_PATH) for before in ("", base)}
         self._proxies = manners.proxies
+        self._once = manners.once
+        self.comments = manners.comments
         self._endpoints = endpoints
         self._speakers = dict(speakers or {})
         self._dialect = dialect
         self._ready = ready
         self._rng = rng
         self._ids: list[str] = []
-        self.running: dict[Exchange | Errand, asyncio.Task[None]] = {}
+        self.running: dict[Exchange | Errand | Once, asyncio.Task[None]] = {}
         """The calls (and errands) whose answer is not out yet, and what carries them."""
         self.draining = False
         self.emptied: Callable[[], object] = lambda: None
@@ -115,21 +123,42 @@ class DataPlane:
             self._wrong_method(connection, head, route.dialect, "POST")
         elif self.draining:
             self._refuse(connection, shutting_down(), route.dialect, close=True)
+        elif self._once is not None and ONCE_HEADER in head.headers:
+            self._serve_once(self._once, connection, self._exchange(connection, head, body, route))
         else:
-            peer = connection.peer
-            if self._proxies is not None:
-                peer = self._proxies.client(peer, head.headers.get(b"x-forwarded-for"))
-            x = Exchange(
-                self._new_id(),
-                Head(head.method, head.path, head.headers, head.credentials, peer),
-                body,
-                route.dialect,
-            )
-            if route.id_header:
-                x.headers[route.id_header] = x.request_id
+            x = self._exchange(connection, head, body, route)
             connection.exchange = x
             # Spawn would keep a second reference and log what `carry` never raises: a microsecond of every call.
             x.task = self.running[x] = connection.loop.create_task(_Reply(self, connection, x).carry(), name="call")
+
+    def _exchange(self, connection: Connection, head: RequestHead, body: RequestBody, route: Route) -> Exchange:
+        """The call that a request asks for."""
+        peer = connection.peer
+        if self._proxies is not None:
+            peer = self._proxies.client(peer, head.headers.get(b"x-forwarded-for"))
+        x = Exchange(self._new_id(), Head(head.method, head.path, head.headers, head.credentials, peer), body, route.dialect)
+        if route.id_header:
+            x.headers[route.id_header] = x.request_id
+        return x
+
+    def _serve_once(self, rules: Rules, connection: Connection, x: Exchange) -> None:
+        """Start what answers a request that may have been asked before."""
+
+        def carry(replier: Replier, x: Exchange) -> Coroutine[Any, Any, None]:
+            return _Reply(self, replier, x).carry()
+
+        def refuse(error: GatehouseError, status: int | None) -> None:
+            self._refuse(connection, error, x.dialect, status=status)
+
+        async def run() -> None:
+            try:
+                await once.run()
+            finally:
+                self.ended(once)
+
+        once = Once(rules, connection, x, carry, refuse)
+        connection.exchange = once
+        once.task = self.running[once] = connection.loop.create_task(run(), name="call")
 
     def refusal(self, error: GatehouseError) -> tuple[bytes, bytes]:
         """Header lines and body for a request too malformed to have a path."""
@@ -137,7 +166,7 @@ class DataPlane:
         _, payload = self._dialect.encode_error(error, request_id)
         return response.JSON + response.field_lines({"x-gatehouse-request-id": request_id}), payload
 
-    def ended(self, x: Exchange | Errand) -> None:
+    def ended(self, x: Exchange | Errand | Once) -> None:
         """An exchange is over, its answer written."""
         self.running.pop(x, None)
         if self.draining and not self.running:
@@ -221,25 +250,29 @@ class DataPlane:
         request_id = self._new_id()
         said, payload = dialect.encode_error(error, request_id)
         lines = {"x-gatehouse-request-id": request_id, **(fields or {}), **advice(said, error)}
-        connection.answer(status or said, response.JSON + response.field_lines(lines), payload, close=close)
+        connection.answer(status or said, response.JSON + response.field_lines(lines), payload, close=close or said in (408, 413))
 
 
 class _Reply:
     """One call on its way: from the runner's events to the client's bytes."""
 
-    __slots__ = ("_connection", "_payload", "_plane", "_stream", "_writer", "_x")
+    __slots__ = ("_connection", "_payload", "_plane", "_stream", "_writer", "_written", "_x")
 
-    def __init__(self, plane: DataPlane, connection: Connection, x: Exchange) -> None:
+    def __init__(self, plane: DataPlane, connection: Replier, x: Exchange) -> None:
         self._plane = plane
         self._connection = connection
         self._x = x
         self._payload = b""
-        self._stream: Stream | None = None
+        self._stream: Outlet | None = None
         self._writer: StreamWriter | None = None
+        self._written = 0
+        """How often the stream had something to write at the last beat."""
 
     async def carry(self) -> None:
         """Run the call and answer it, whatever becomes of it."""
         x = self._x
+        comments = self._plane.comments
+        pulse = None if comments is None else comments.watch(self._beat)
         try:
             await self._plane.runner.carry(x, self._deliver)
             self._complete()
@@ -251,6 +284,8 @@ class _Reply:
             logger.exception("call %s: its answer could not be written", x.request_id)
             self._connection.abort()
         finally:
+            if pulse is not None:
+                pulse.stop()
             self._plane.ended(x)
 
     async def _deliver(self, x: Exchange, events: Events) -> None:
@@ -262,13 +297,13 @@ class _Reply:
             return
         writer = self._writer = x.dialect.open_stream(call, x.request_id)
         encode = writer.event
-        stream: Stream | None = None
+        stream: Outlet | None = None
         async for event in events:
             frame = encode(event, None if event.usage is None else format_usd(x.charge))
             if not frame:
                 continue
             if stream is None:
-                stream = self._open(x)
+                stream = self._stream or self._open(x)
             if stream.send(frame):
                 await stream.give_way()
 
@@ -279,9 +314,26 @@ class _Reply:
             x.answer = answer
         self._payload = x.dialect.encode_answer(answer, x.call)
 
-    def _open(self, x: Exchange) -> Stream:
+    def _open(self, x: Exchange) -> Outlet:
         stream = self._stream = self._connection.stream(response.EVENT_STREAM + _fields(x, None))
         return stream
+
+    def _beat(self) -> None:
+        """A stream that said nothing since the last beat says a comment; one that has not begun begins with it."""
+        connection, stream, x = self._connection, self._stream, self._x
+        if connection.gone or connection.clogged:
+            return
+        if stream is None:
+            if x.call is None or not x.call.stream or x.plan is None:
+                return
+            # Which target will answer is not known yet, nor whether a cache: the head says only what will stay true.
+            lines = response.field_lines({"x-gatehouse-request-id": x.request_id, **x.headers})
+            stream = self._stream = self._connection.stream(response.EVENT_STREAM + lines)
+        elif stream.writes != self._written:
+            self._written = stream.writes
+            return
+        stream.send(COMMENT)
+        self._written = stream.writes + 1
 
     def _complete(self) -> None:
         """The call is settled: now the client may have the end of its answer."""
@@ -306,8 +358,9 @@ class _Reply:
 
     def _fail(self, error: GatehouseError) -> None:
         x = self._x
-        if self._stream is not None and self._writer is not None:
-            self._stream.end(self._writer.error(error), broken=True)
+        if self._stream is not None and x.call is not None:
+            writer = self._writer or x.dialect.open_stream(x.call, x.request_id)
+            self._stream.end(writer.error(error), broken=True)
             return
         status, payload = x.dialect.encode_error(error, x.request_id)
         lines = _fields(x, None) + response.field_lines(advice(status, error))

@@ -31,7 +31,7 @@ class Channel(Protocol):
 class Stream:
     """Frames of one answer on their way out. Its head leaves with the first of them."""
 
-    __slots__ = ("_channel", "_chunked", "_frames", "_head", "_keep", "_loop", "_size", "_transport")
+    __slots__ = ("_channel", "_chunked", "_frames", "_head", "_keep", "_loop", "_size", "_transport", "writes")
 
     def __init__(
         self,
@@ -51,6 +51,8 @@ class Stream:
         self._keep = keep
         self._frames: list[bytes] = []
         self._size = 0
+        self.writes = 0
+        """How often something was due to leave: what stays the same is a silent stream."""
 
     def send(self, frame: bytes) -> bool:
         """Queue a frame for the end of this turn. True asks the producer to await `give_way` before the next."""
@@ -79,6 +81,7 @@ class Stream:
 
     def _flush(self, *, last: bool = False) -> None:
         frames = self._frames
+        self.writes += 1
         if self._channel.gone:
             frames.clear()
             return
