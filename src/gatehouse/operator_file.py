@@ -209,6 +209,8 @@ def _reliability_problems(path: str, model: ModelSettings) -> Iterator[tuple[str
         yield f"{path}.hedge", f"model {model.name!r}: hedge asks a second target, and there is only one"
     if model.session_header and model.policy != "session":
         yield f"{path}.session_header", f"model {model.name!r}: session_header belongs to policy session"
+    if model.prefix_tokens != 256 and model.policy != "prefix":
+        yield f"{path}.prefix_tokens", f"model {model.name!r}: prefix_tokens belongs to policy prefix"
     if ladder is not None and ladder.stale and model.cache is None:
         yield f"{path}.ladder", f"model {model.name!r}: ladder.stale needs cache, which keeps the answers"
     if ladder is not None and not ladder.stale and not ladder.text:

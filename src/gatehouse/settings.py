@@ -342,6 +342,8 @@ class ModelSettings(_Tree, frozen=True):
     alike, bounded to 1.25 of its share)."""
     session_header: Annotated[str, Meta(pattern=r"^[a-z0-9-]{0,64}$")] = ""
     """Policy session: the request header, in lower case, that names the session; without it `user`, or else the key."""
+    prefix_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    """Policy prefix: how much of a prompt's beginning decides. Longer than what all callers share: a common system prompt, say."""
     retries: Annotated[int, Meta(ge=0, le=3)] = 0
     """How often a target that failed is asked once more when there is no other, inside the retry budget (a tenth of the calls)."""
     hedge: HedgeSettings | None = None

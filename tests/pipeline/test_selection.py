@@ -11,7 +11,7 @@ from gatehouse.core.identity import Principal, Role
 from gatehouse.core.plans import Plan, Policy, Target
 from gatehouse.core.targets import TargetState
 from gatehouse.pipeline.exchange import Exchange, Head
-from gatehouse.pipeline.selection import LOAD_FACTOR, PREFIX_CHARACTERS, Selector, prefix_key, session_key
+from gatehouse.pipeline.selection import LOAD_FACTOR, Selector, prefix_key, session_key
 from gatehouse.pipeline.target_loads import TYPICAL_OUTPUT, TargetLoads
 from gatehouse.testing.fakes import FakeClock, FakeModel, FakeRng
 from tests.pipeline.dispatching import PRICE, ROLE, USAGE, Bench, piece
@@ -172,18 +172,30 @@ def test_a_popular_prefix_is_bounded() -> None:
     assert min(running.values()) > 0
 
 
+def test_how_much_of_a_prompt_decides_is_the_routes() -> None:
+    """Where everybody shares a long system prompt, more than that has to be read to tell callers apart."""
+    shared = "x" * 1024
+    assert len({House("prefix").pick(shared + str(number)) for number in range(50)}) == 1
+    house = House("prefix", prefix_tokens=260)
+    assert len({house.pick(shared + str(number)) for number in range(50)}) == 3
+
+
 def test_prefixes_read_roles_parts_and_inputs() -> None:
     """Who says it and what is no text counts too; beyond the bound nothing does."""
-    alike = prefix_key(Call(model="m", messages=(Message("user", "x" * PREFIX_CHARACTERS), Message("user", "one"))))
-    other = prefix_key(Call(model="m", messages=(Message("user", "x" * PREFIX_CHARACTERS), Message("user", "two"))))
-    assert alike == other
+
+    def key(**fields: Any) -> bytes:
+        return prefix_key(Call(model="m", **fields), 1024)
+
+    assert key(messages=(Message("user", "x" * 1024), Message("user", "1"))) == key(
+        messages=(Message("user", "x" * 1024), Message("user", "2"))
+    )
     keys = {
-        prefix_key(Call(model="m", messages=(Message("user", "a"),))),
-        prefix_key(Call(model="m", messages=(Message("system", "a"),))),
-        prefix_key(Call(model="m", messages=(Message("user", (TextPart("a"), ImagePart("data:image/png;base64,AA"))),))),
-        prefix_key(Call(model="m", messages=(Message("user", (TextPart("a"), ImagePart("data:image/png;base64,BB"))),))),
-        prefix_key(Call(model="m", operation="embedding", inputs=("a",))),
-        prefix_key(Call(model="m", operation="embedding", inputs=((1, 2),))),
+        key(messages=(Message("user", "a"),)),
+        key(messages=(Message("system", "a"),)),
+        key(messages=(Message("user", (TextPart("a"), ImagePart("data:image/png;base64,AA"))),)),
+        key(messages=(Message("user", (TextPart("a"), ImagePart("data:image/png;base64,BB"))),)),
+        key(operation="embedding", inputs=("a",)),
+        key(operation="embedding", inputs=((1, 2),)),
     }
     assert len(keys) == 6
 

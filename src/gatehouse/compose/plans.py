@@ -101,6 +101,7 @@ def _plan(model: ModelSettings, targets: dict[str, tuple[Target, ...]], models: 
         strict_audit=model.strict_audit,
         policy=model.policy,
         session_header=model.session_header,
+        prefix_tokens=model.prefix_tokens,
         retries=model.retries,
         hedge=None if model.hedge is None else Hedge(model.hedge.after, model.hedge.quantile, model.hedge.share),
         ladder=None if model.ladder is None else Ladder(model.ladder.stale, model.ladder.text),

@@ -164,6 +164,8 @@ class Plan(msgspec.Struct, frozen=True):
     policy: Policy = "weighted"
     session_header: str = ""
     """Policy session: the request header (lower case) that names the session; without it the caller's `user`, or else the key."""
+    prefix_tokens: int = 256
+    """Policy prefix: how much of the beginning of a prompt decides, at four characters a token."""
     retries: int = 0
     """How often targets that failed are asked once more when there is no other, inside the retry budget."""
     hedge: Hedge | None = None

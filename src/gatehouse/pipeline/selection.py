@@ -13,10 +13,9 @@ from gatehouse.core.calls import Call, FilePart, ImagePart, TextPart
 from gatehouse.core.plans import Plan, Target
 from gatehouse.core.ports import Clock, Rng
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.prompts import CHARACTERS_A_TOKEN
 from gatehouse.pipeline.target_loads import TargetLoads
 
-PREFIX_CHARACTERS: Final = 1024
-"""256 tokens' worth: how much of a prompt says which target has read it before."""
 LOAD_FACTOR: Final = 1.25
 """A target takes at most so many times its share of the calls before the next in its key's order is asked."""
 NEVER_ZERO: Final = 1e-9
@@ -42,7 +41,11 @@ class Selector:
             case "session":
                 return _highest(targets, session_key(x, plan))
             case "prefix":
-                return self._bounded(targets, prefix_key(x.call)) if x.call is not None else self.draw(targets)
+                return (
+                    self._bounded(targets, prefix_key(x.call, plan.prefix_tokens * CHARACTERS_A_TOKEN))
+                    if x.call is not None
+                    else self.draw(targets)
+                )
             case _:
                 return self.draw(targets)
 
@@ -71,14 +74,13 @@ class Selector:
         return (load.first_event(self._monotonic()) + NEVER_ZERO) * (load.all_running + 1)
 
     def _cheapest(self, x: Exchange, targets: list[Target], prompt: int) -> int:
-        bound = x.call.max_tokens if x.call is not None else None
+        # One guess for all: how long answers of a target were says nothing about how long this one would be elsewhere.
+        output = sum([self._loads.of(target.id).output for target in targets]) / len(targets)
+        if x.call is not None and x.call.max_tokens is not None:
+            output = min(output, x.call.max_tokens)
 
         def cost(target: Target) -> float:
-            price = target.price
-            if price is None:
-                return float("inf")
-            output = self._loads.of(target.id).output
-            return prompt * price.input + (output if bound is None else min(output, bound)) * price.output
+            return float("inf") if target.price is None else prompt * target.price.input + output * target.price.output
 
         costs = [cost(target) for target in targets]
         least = min(costs)
@@ -118,11 +120,11 @@ def session_key(x: Exchange, plan: Plan) -> bytes:
     return blake2b(words, key=blake2b(tenant.encode()).digest(), digest_size=32).digest()
 
 
-def prefix_key(call: Call) -> bytes:
-    """What prompts share that begin alike: a digest of their first 256 tokens' worth, roles and media included."""
+def prefix_key(call: Call, characters: int) -> bytes:
+    """What prompts share that begin alike: a digest of so much of them, roles and media included."""
     digest = blake2b(digest_size=32)
-    left = PREFIX_CHARACTERS
-    for text in _pieces(call):
+    left = characters
+    for text in _pieces(call, characters):
         digest.update(text[:left].encode("utf-8", "surrogatepass"))
         digest.update(b"\0")
         left -= len(text)
@@ -131,7 +133,7 @@ def prefix_key(call: Call) -> bytes:
     return digest.digest()
 
 
-def _pieces(call: Call) -> Iterator[str]:
+def _pieces(call: Call, characters: int) -> Iterator[str]:
     for message in call.messages:
         yield message.role
         if isinstance(message.content, str):
@@ -141,11 +143,11 @@ def _pieces(call: Call) -> Iterator[str]:
             if isinstance(part, TextPart):
                 yield part.text
             elif isinstance(part, ImagePart):
-                yield part.url[:PREFIX_CHARACTERS]
+                yield part.url[:characters]
             elif isinstance(part, FilePart):
-                yield part.file_id or (part.data or "")[:PREFIX_CHARACTERS]
+                yield part.file_id or (part.data or "")[:characters]
     for text in call.inputs:
-        yield text if isinstance(text, str) else ",".join(map(str, text[:256]))
+        yield text if isinstance(text, str) else ",".join(map(str, text[:characters]))
 
 
 def _highest(targets: list[Target], key: bytes) -> int:

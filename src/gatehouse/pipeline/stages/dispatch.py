@@ -218,14 +218,15 @@ class Dispatch:
             run.probe = self.health.take(target)
         model = self._models[target.provider]
         deadlines = target.deadlines
+        if plan.policy in MEASURED:
+            # Before its turnstile: what waits there is work before the target too.
+            run.visit = self.loads.enter(target.id, prompt_tokens(call), call)
         if target.provider in self._slotted:
             deadlines = await self._pass(x, run, target)
         run.target = target
         run.model = model
         run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", deadlines, run.ticket)
         self._tally.gauge("gatehouse_target_running", (target.id,), 1)
-        if plan.policy in MEASURED:
-            run.visit = self.loads.enter(target.id, prompt_tokens(call), call)
         if not x.commitment:
             await self.books.commit(x)
         self.books.opened(x, target)
