@@ -143,7 +143,7 @@ def _provider_problem(provider: ProviderSettings) -> str:
         return "has both api_key and api_keys: give one of them"
     if not all(provider.api_keys):
         return "has an empty entry in api_keys"
-    return _aws_problem(provider)
+    return _aws_problem(provider) or _google_problem(provider)
 
 
 def _aws_problem(provider: ProviderSettings) -> str:
@@ -170,6 +170,17 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _google_problem(provider: ProviderSettings) -> str:
+    """What is wrong with how a provider says who we are to Google Cloud."""
+    if provider.kind != "vertex":
+        return "takes no google: that is for vertex" if provider.google is not None else ""
+    if provider.google is None or not provider.google.credentials_file:
+        return "needs google.credentials_file, the key file of a service account"
+    if provider.api_key or provider.api_keys:
+        return "takes no api_key: calls are made as the service account of google.credentials_file"
+    return ""
 
 
 def _doubles(kind: str, names: list[str]) -> Iterator[tuple[str, str]]:

@@ -124,6 +124,9 @@ ProviderKind = Literal[
     "deepseek",
     "openrouter",
     "bedrock",
+    "gemini",
+    "vertex",
+    "cohere",
 ]
 """Each has its entry in `compose.providers.KINDS`."""
 ServerProfile = Literal["vllm", "sglang", "ollama", "tgi", "llama-server"]
@@ -180,6 +183,20 @@ class ForwardSettings(_Tree, frozen=True):
     """The caller's W3C trace, with a span of its own for each attempt."""
 
 
+class GoogleSettings(_Tree, frozen=True):
+    """Who we are to Google Cloud, and where."""
+
+    credentials_file: str = ""
+    """The key file (JSON) of the service account that calls are made as. It is read again for each access token."""
+    project: str | None = None
+    """The project that pays; without it the service account's own."""
+    location: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")] = "global"
+    """Where models run ("europe-west4")."""
+    token_url: str | None = None
+    """Where access tokens are fetched, for a private way to Google; without it where the credentials file says, if that is Google's
+    own address."""
+
+
 class ProviderSettings(_Tree, frozen=True):
     """A remote place that serves models, and how to reach it."""
 
@@ -218,6 +235,8 @@ class ProviderSettings(_Tree, frozen=True):
     """bedrock only: who signs the requests; without it, `api_key` is a Bedrock API key."""
     guardrail: GuardrailSettings | None = None
     """bedrock only: what every chat passes through at AWS. An answer it stops ends as one that a content filter stopped."""
+    google: GoogleSettings | None = None
+    """vertex only: who we are, and where."""
     health: HealthSettings = HealthSettings()
     """Health checks."""
     passthrough: bool | list[Annotated[str, Meta(min_length=1, max_length=128)]] = False

@@ -54,3 +54,26 @@ def test_a_model_file_that_is_none(tmp_path: Path) -> None:
     assert "this is not a GGUF file" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("provider", "said"),
+    [
+        (
+            "kind: vertex, google: {credentials_file: gone.json}",
+            "the credentials file gone.json cannot be read (No such file or directory)",
+        ),
+        ("kind: vertex, google: {credentials_file: gatehouse.yaml}", "is not a key file of a service account"),
+        ("kind: openai, api_key: k, base_url: 'http://example.com/v1'", "plain http to another machine needs plaintext"),
+        ("kind: openai, api_key: k, ca_bundle: gone.pem", "gone.pem"),
+    ],
+)
+def test_a_provider_that_cannot_work_is_found_by_config_check(tmp_path: Path, provider: str, said: str) -> None:
+    """What its files and addresses are wrong about is said before a server runs, by the provider's name."""
+    (tmp_path / "gatehouse.yaml").write_text(f"providers: [{{name: lab, {provider}}}]\n")
+    words = [sys.executable, "-m", "gatehouse", "config", "check", "gatehouse.yaml"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "provider 'lab'" in done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

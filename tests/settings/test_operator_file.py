@@ -176,3 +176,28 @@ def test_bedrock_settings_that_cannot_work(kind: str, rest: str, said: str) -> N
         parse(f"\nproviders:\n  - {{name: a, kind: {kind}, {rest}}}", "f.yaml", {})
     assert "line 3" in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_vertex_is_called_as_a_service_account() -> None:
+    """The key file is all it needs: the project is in it, and the location has a default."""
+    (provider,) = parse("providers: [{name: a, kind: vertex, google: {credentials_file: k.json}}]", "f.yaml", {}).providers
+    assert provider.google is not None
+    assert (provider.google.location, provider.google.project) == ("global", None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rest", "said"),
+    [
+        ("vertex", "api_key: k", "needs google.credentials_file"),
+        ("vertex", "google: {location: europe-west4}", "needs google.credentials_file"),
+        ("vertex", "api_key: k, google: {credentials_file: k.json}", "takes no api_key"),
+        ("vertex", "google: {credentials_file: k.json, location: 'x.evil.test/'}", "location"),
+        ("gemini", "api_key: k, google: {credentials_file: k.json}", "takes no google"),
+    ],
+)
+def test_vertex_settings_that_cannot_work(kind: str, rest: str, said: str) -> None:
+    """Refused with the line and what is missing; a location cannot name another host."""
+    with pytest.raises(SettingsError) as caught:
+        parse(f"\nproviders:\n  - {{name: a, kind: {kind}, {rest}}}", "f.yaml", {})
+    assert "line 3" in str(caught.value)
+    assert said in str(caught.value)

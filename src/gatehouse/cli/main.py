@@ -81,10 +81,12 @@ app.command()(restore)
 @config_app.command("check")
 def config_check(file: Annotated[Path, typer.Argument(help="The operator's file.")], as_json: Json = False) -> None:
     """Say whether a server would take this file; if not, where and why not."""
-    from gatehouse.compose.offline import check_settings
+    from gatehouse.compose.offline import check_providers, check_settings
 
     try:
-        summary = check_settings(load(file))
+        settings = load(file)
+        summary = check_settings(settings)
+        check_providers(settings, read_environment())
     except SettingsError as error:
         if as_json:
             show({"ok": False, "error": str(error)})

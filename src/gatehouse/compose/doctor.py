@@ -32,7 +32,7 @@ from gatehouse.adapters.storage.facts import ROOT_FINGERPRINT
 from gatehouse.adapters.storage.shelf import ASIDE, FileJournalShelf
 from gatehouse.adapters.storage.sql import engine_for
 from gatehouse.adapters.vault.root import RootKeyRefused, check_fingerprint, open_root
-from gatehouse.compose.offline import check_settings
+from gatehouse.compose.offline import check_providers, check_settings
 from gatehouse.compose.providers import address
 from gatehouse.compose.steward import root_source
 from gatehouse.core.errors import Unavailable
@@ -85,6 +85,7 @@ def examine(data_dir: Path, environment: Environment, config: Path | None, *, pr
         settings = load(config) if config is not None else Settings()
         if config is not None:
             count = len(check_settings(settings)["models"])
+            check_providers(settings, environment)
             findings.append(Finding("configuration", "ok", f"{config}: {count} models, {len(settings.providers)} providers"))
     except SettingsError as error:
         findings.append(Finding("configuration", "bad", str(error), f"mend the file; then: gatehouse config check {config}"))

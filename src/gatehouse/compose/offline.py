@@ -47,6 +47,21 @@ def check_settings(settings: Settings) -> dict[str, Any]:
     return {"models": models, "providers": [provider.name for provider in settings.providers], "workers": settings.workers}
 
 
+def check_providers(settings: Settings, environment: Environment) -> None:
+    """Make every provider's model as a server would: files it needs are read, addresses taken apart; nothing is sent.
+
+    Raises:
+        OfflineError: naming the provider and what is wrong with it.
+    """
+    from gatehouse.compose.providers import build_model
+
+    for provider in settings.providers:
+        try:
+            build_model(provider, environment)
+        except (ValueError, OSError) as error:
+            raise OfflineError(f"provider {provider.name!r} of kind {provider.kind} cannot work: {error}") from None
+
+
 def newest_checkpoint(data_dir: Path, environment: Environment, config: Path | None) -> str:
     """Sign the log of a data directory as it stands; the server may run or not."""
 

@@ -187,7 +187,7 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
         price=price,
         context_window=window,
         max_output_tokens=target.max_output_tokens,
-        capabilities=frozenset(target.capabilities) if target.capabilities is not None else default_capabilities(provider),
+        capabilities=frozenset(target.capabilities) if target.capabilities is not None else default_capabilities(provider, target.model),
         operations=operations,
         region=target.region,
         deadlines=deadlines,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gatehouse.compose.aws import BEDROCK_CAPABILITIES, bedrock_home, build_bedrock
+from gatehouse.compose.google import GEMINI_CAPABILITIES, build_gemini, build_vertex, gemini_home, is_claude, vertex_home
 from gatehouse.core.calls import Operation
 from gatehouse.core.plans import CHATS, Capability
 from gatehouse.core.ports import Model, Tally
@@ -28,7 +29,7 @@ class Kind(msgspec.Struct, frozen=True):
     """
 
     build: Builder
-    capabilities: Callable[[ProviderSettings], frozenset[Capability]]
+    capabilities: Callable[[ProviderSettings, str], frozenset[Capability]]
     home: Callable[[ProviderSettings], str] = lambda settings: ""
     operations: Callable[[ProviderSettings], frozenset[Operation]] = lambda settings: CHATS
 
@@ -43,9 +44,9 @@ def build_model(settings: ProviderSettings, environment: Environment, tally: Tal
     return model
 
 
-def capabilities(settings: ProviderSettings) -> frozenset[Capability]:
-    """What targets of a provider can do when the operator does not say."""
-    return KINDS[settings.kind].capabilities(settings)
+def capabilities(settings: ProviderSettings, model: str) -> frozenset[Capability]:
+    """What a provider's `model` can do when the operator does not say."""
+    return KINDS[settings.kind].capabilities(settings, model)
 
 
 def address(settings: ProviderSettings) -> str:
@@ -85,7 +86,7 @@ def _profile(settings: ProviderSettings) -> Profile:
     return HOSTED.get(settings.kind, PLAIN)
 
 
-def _openai_capabilities(settings: ProviderSettings) -> frozenset[Capability]:
+def _openai_capabilities(settings: ProviderSettings, model: str) -> frozenset[Capability]:
     return _profile(settings).capabilities
 
 
@@ -122,6 +123,23 @@ def _anthropic(settings: ProviderSettings, environment: Environment) -> Model:
     return HttpModel(model_options(settings, environment, ANTHROPIC_BASE_URL), anthropic_codec())
 
 
+def _vertex_capabilities(settings: ProviderSettings, model: str) -> frozenset[Capability]:
+    return ANTHROPIC_CAPABILITIES if is_claude(model) else GEMINI_CAPABILITIES
+
+
+def _cohere_home(settings: ProviderSettings) -> str:
+    from gatehouse.adapters.providers.cohere import COHERE_BASE_URL
+
+    return COHERE_BASE_URL
+
+
+def _cohere(settings: ProviderSettings, environment: Environment) -> Model:
+    from gatehouse.adapters.providers.cohere import cohere_codec
+    from gatehouse.adapters.providers.frame import HttpModel
+
+    return HttpModel(model_options(settings, environment, _cohere_home(settings)), cohere_codec())
+
+
 ANTHROPIC_CAPABILITIES: Final = frozenset(
     {
         Capability.STREAM,
@@ -138,18 +156,38 @@ ANTHROPIC_CAPABILITIES: Final = frozenset(
 
 _CHAT_ONLY: Final = frozenset({"openai", "azure-openai"})
 """They have `/completions`, but for a few models of the past."""
+
+COHERE_CAPABILITIES: Final = frozenset(
+    {
+        Capability.STREAM,
+        Capability.TOOLS,
+        Capability.TOOL_CHOICE,
+        Capability.IMAGES,
+        Capability.JSON_OBJECT,
+        Capability.JSON_SCHEMA,
+        Capability.LOGPROBS,
+        Capability.SEED,
+        Capability.PENALTIES,
+        Capability.TOP_K,
+    }
+)
+"""https://docs.cohere.com/reference/chat"""
+
 _LIKE_OPENAI: Final = Kind(_openai, _openai_capabilities, lambda settings: _profile(settings).base_url, _openai_operations)
 
 KINDS: Final[Mapping[str, Kind]] = {
     "openai": _LIKE_OPENAI,
     "openai-compatible": _LIKE_OPENAI,
     "azure-openai": Kind(_azure, _openai_capabilities),
-    "anthropic": Kind(_anthropic, lambda settings: ANTHROPIC_CAPABILITIES, _anthropic_home),
+    "anthropic": Kind(_anthropic, lambda settings, model: ANTHROPIC_CAPABILITIES, _anthropic_home),
     "mistral": _LIKE_OPENAI,
     "groq": _LIKE_OPENAI,
     "together": _LIKE_OPENAI,
     "fireworks": _LIKE_OPENAI,
     "deepseek": _LIKE_OPENAI,
     "openrouter": _LIKE_OPENAI,
-    "bedrock": Kind(build_bedrock, lambda settings: BEDROCK_CAPABILITIES, bedrock_home),
+    "gemini": Kind(build_gemini, lambda settings, model: GEMINI_CAPABILITIES, gemini_home),
+    "vertex": Kind(build_vertex, _vertex_capabilities, vertex_home),
+    "cohere": Kind(_cohere, lambda settings, model: COHERE_CAPABILITIES, _cohere_home),
+    "bedrock": Kind(build_bedrock, lambda settings, model: BEDROCK_CAPABILITIES, bedrock_home),
 }

@@ -61,7 +61,10 @@ def test_every_call_leaves_as_json_or_is_refused_by_field(call: Call) -> None:
 
 def test_nothing_of_who_asks_leaves() -> None:
     """Neither the end user nor the caller's tags."""
-    assert "secret-user" not in json.dumps(sent(user="secret-user", metadata={"team": "secret-user"}))
+    extra = {"safety_identifier": "secret-user", "store": False}
+    body = sent(user="secret-user", metadata={"team": "secret-user"}, extra=extra)
+    assert "secret-user" not in json.dumps(body)
+    assert "store" not in body
 
 
 def test_a_tool_that_must_be_called_is_the_only_one() -> None:

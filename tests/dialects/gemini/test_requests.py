@@ -25,6 +25,7 @@ from gatehouse.core.calls import (
     ToolChoice,
 )
 from gatehouse.core.errors import UpstreamFailed
+from gatehouse.dialects import anthropic, bedrock
 from gatehouse.dialects.gemini import encode_request
 from gatehouse.dialects.openai import OpenAIDialect
 from tests.dialects.openai.strategies import calls
@@ -76,7 +77,10 @@ def test_every_call_leaves_as_json_or_is_refused_by_field(call: Call) -> None:
 
 def test_nothing_of_who_asks_leaves() -> None:
     """Neither the end user nor the caller's tags."""
-    assert "secret-user" not in json.dumps(sent(user="secret-user", metadata={"team": "secret-user"}))
+    extra = {"safety_identifier": "secret-user", "store": False}
+    body = sent(user="secret-user", metadata={"team": "secret-user"}, extra=extra)
+    assert "secret-user" not in json.dumps(body)
+    assert "store" not in body
 
 
 # Turns
@@ -153,6 +157,14 @@ def test_a_signature_without_a_call_goes_with_the_text() -> None:
     """As the API gave it."""
     turn = sent(HI, Message("assistant", (ThinkingPart("hm", "gemini:EjQK"), TextPart("Hello."))), HI)["contents"][1]
     assert turn["parts"] == [{"text": "Hello.", "thoughtSignature": "EjQK"}]
+
+
+def test_geminis_signature_is_sent_to_nobody_else() -> None:
+    """A conversation that goes on with Claude would be refused for it."""
+    call = Call(model="m", messages=(HI, Message("assistant", (ThinkingPart("", "gemini:EjQK"), TextPart("Hello."))), HI))
+    for encode in (anthropic.encode_request, bedrock.encode_request):
+        assert b"EjQK" not in encode(call, "claude")
+        assert b"Hello." in encode(call, "claude")
 
 
 def test_a_turn_of_nothing_but_reasoning_is_left_out() -> None:

@@ -111,8 +111,8 @@ class Authoriser(Protocol):
                 upstream_timeout when the place that gives tokens cannot be asked.
         """
 
-    def refused(self) -> None:
-        """The target answered 401: what is kept may be stale."""
+    def refused(self) -> bool:
+        """The target answered 401: what is kept may be stale. True when `headers` may now give others: the request is sent again, once."""
 
     async def close(self) -> None:
         """Give back every connection; may be called twice."""

@@ -78,9 +78,10 @@ class AwsAuthoriser:
             return await asyncio.to_thread(signer.sign, signable, moment)
         return signer.sign(signable, moment)
 
-    def refused(self) -> None:
-        """See `Authoriser`."""
+    def refused(self) -> bool:
+        """See `Authoriser`. AWS refuses with a 403, which may as well be about the model."""
         self._source.refused()
+        return False
 
     async def close(self) -> None:
         """See `Authoriser`."""

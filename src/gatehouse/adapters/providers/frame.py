@@ -236,10 +236,12 @@ class HttpModel:
         if self._authoriser is None:
             return await self._http.send(prefix, body, attempt, streams=call.stream, first_byte=first_byte, more=more)
         path = form.path if isinstance(form.path, str) else form.path(call, target)
-        more += await self._authorised("POST", path, body, attempt.deadlines)
-        reply = await self._http.send(prefix, body, attempt, streams=call.stream, first_byte=first_byte, more=more)
-        if reply.status == 401:
-            self._authoriser.refused()
+        own = await self._authorised("POST", path, body, attempt.deadlines)
+        reply = await self._http.send(prefix, body, attempt, streams=call.stream, first_byte=first_byte, more=more + own)
+        if reply.status == 401 and self._authoriser.refused():
+            # What was kept was stale, and the request was not looked at: the provider is not to be left alone for that.
+            own = await self._authorised("POST", path, body, attempt.deadlines)
+            reply = await self._http.send(prefix, body, attempt, streams=call.stream, first_byte=first_byte, more=more + own)
         return reply
 
     async def _authorised(self, method: str, path: str, body: bytes, deadlines: Deadlines) -> bytes:

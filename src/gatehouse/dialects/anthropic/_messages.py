@@ -13,6 +13,7 @@ import msgspec
 
 from gatehouse.core.calls import CacheMark, FilePart, ImagePart, Message, Part, RefusalPart, TextPart, ThinkingPart, Tool, ToolCall
 from gatehouse.dialects._failures import inexpressible
+from gatehouse.dialects._signatures import is_foreign
 
 UNREADABLE: Final = "unparsed_arguments"
 """The one member of the input that stands for arguments which are no JSON object: no tool's schema takes it for its own."""
@@ -92,7 +93,7 @@ def _tool_result(message: Message) -> _Block:
 
 
 def _block(part: Part) -> _Block | None:
-    """A part as a block; None for what the API does not take: empty text, reasoning that nobody signed."""
+    """A part as a block; None for what the API does not take: empty text, reasoning that nobody signed, or another provider."""
     match part:
         case TextPart(text=text, cache=cache):
             return _marked({"type": "text", "text": text}, cache) if text else None
@@ -104,7 +105,7 @@ def _block(part: Part) -> _Block | None:
             return _document(part)
         case ThinkingPart(redacted=str(data)):
             return {"type": "redacted_thinking", "data": data}
-        case ThinkingPart(thinking=text, signature=str(signature)):
+        case ThinkingPart(thinking=text, signature=str(signature)) if not is_foreign(signature):
             return {"type": "thinking", "thinking": text, "signature": signature}
         case ThinkingPart():
             return None

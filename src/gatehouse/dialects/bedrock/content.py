@@ -25,6 +25,7 @@ from gatehouse.core.calls import (
     ToolCall,
 )
 from gatehouse.dialects._failures import inexpressible
+from gatehouse.dialects._signatures import is_foreign
 
 Blocks = list[dict[str, Any]]
 
@@ -138,6 +139,8 @@ def _part(part: Part, path: str) -> dict[str, Any] | None:
             return {"audio": {"format": part.format, "source": {"bytes": part.data}}}
         case FilePart():
             return {"document": _document(part, path)}
+        case ThinkingPart(signature=str(signature)) if is_foreign(signature):
+            return None
         case ThinkingPart():
             return {"reasoningContent": _thinking(part)}
 

@@ -11,6 +11,7 @@ import msgspec
 
 from gatehouse.core.calls import Call, ImagePart, Message, Part, RefusalPart, ResponseFormat, TextPart, ThinkingPart, Tool
 from gatehouse.dialects._failures import inexpressible
+from gatehouse.dialects._opinions import NOT_ASKED
 
 _Json = dict[str, Any]
 
@@ -34,7 +35,7 @@ def encode_request(call: Call, model: str) -> bytes:
         UpstreamFailed: naming what Cohere has no words for (nothing was sent).
     """
     _refuse(call)
-    body: _Json = dict(call.extra)
+    body: _Json = {name: value for name, value in call.extra.items() if name not in NOT_ASKED}
     body["model"] = model
     body["messages"] = [_message(message, f"messages[{at}]") for at, message in enumerate(call.messages)]
     body["stream"] = call.stream

@@ -12,6 +12,7 @@ import msgspec
 
 from gatehouse.core.calls import Call, ResponseFormat, Tool, ToolChoice
 from gatehouse.dialects._failures import inexpressible
+from gatehouse.dialects._opinions import NOT_ASKED
 from gatehouse.dialects.gemini._contents import contents
 from gatehouse.dialects.gemini._schemas import schema_for
 
@@ -47,7 +48,7 @@ def encode_request(call: Call, model: str) -> bytes:
         if name in _OWN:
             raise inexpressible(name, "is written from the other fields of the request.")
     turns, system = contents(call, model)
-    body: _Json = dict(call.extra)
+    body: _Json = {name: value for name, value in call.extra.items() if name not in NOT_ASKED}
     body["contents"] = turns
     if system is not None:
         body["systemInstruction"] = system

@@ -28,7 +28,11 @@ def trust(ca_bundle: str | None) -> ssl.SSLContext:
         OSError: the bundle cannot be read.
         ssl.SSLError: it holds no certificates.
     """
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_bundle)
+    try:
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_bundle)
+    except OSError as fault:
+        fault.filename = ca_bundle
+        raise
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
