@@ -15,6 +15,7 @@ FOLLOWED = [
     "how-to/backups.md",
     "how-to/audit.md",
     "how-to/responses.md",
+    "how-to/anthropic.md",
 ]
 
 
