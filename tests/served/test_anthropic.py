@@ -380,6 +380,19 @@ async def test_a_stream_that_breaks_never_looks_finished(house: House, model: st
     assert not {"message_delta", "message_stop"} & set(events)
 
 
+async def test_what_a_broken_stream_began_with_is_accounted(house: House) -> None:
+    """The target told its input when it began: that is booked as told, the output as far as it came by estimate."""
+    key = await house.server.make_key(name="broken")
+    told = claude.usage_of(1234, 99)
+    house.native.will(openai.streamed(claude.story(usage=told)[:5], then=lambda wire: wire.reset()))
+    async with house.client(key) as client:
+        with pytest.raises(anthropic.APIError):
+            async for _ in await client.messages.create(model="native", max_tokens=64, messages=HI, stream=True):
+                pass
+    (row,) = [row for row in await house.server.usage() if row["input_tokens"] == 1234]
+    assert 1 <= row["output_tokens"] < 99
+
+
 async def test_a_path_that_is_nobodys_answers_in_the_words_of_who_asks(house: House) -> None:
     """The header of Anthropic's clients decides."""
     reply = await house.server.ask("GET", "/v1/nothing", headers={"anthropic-version": "2023-06-01"})

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from gatehouse.core.calls import CacheMark, FilePart, ImagePart, Message, Part, RefusalPart, TextPart, ThinkingPart, Tool, ToolCall
+from gatehouse.dialects._data_urls import split_data_url
 from gatehouse.dialects._failures import inexpressible
 from gatehouse.dialects._signatures import is_foreign
 
@@ -141,7 +142,10 @@ def _titled(block: _Block, part: FilePart) -> _Block:
 
 
 def data_url(url: str) -> tuple[str, str]:
-    """Media type and base64 of a `data:` URL."""
+    """Media type and base64 of a `data:` URL, which may as well be percent-encoded or leave out its type."""
+    found = split_data_url(url)
+    if found is not None:
+        return found
     head, _, data = url[5:].partition(",")
     media, *options = [option.strip() for option in head.split(";")]
     if "base64" not in options:
