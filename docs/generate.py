@@ -12,11 +12,14 @@ import gatehouse.settings as settings_module
 from gatehouse.adapters.providers._codec import Codec
 from gatehouse.adapters.providers.anthropic import anthropic_codec
 from gatehouse.adapters.providers.bedrock import bedrock_codec
+from gatehouse.adapters.providers.cohere import cohere_codec
+from gatehouse.adapters.providers.gemini import gemini_codec
 from gatehouse.adapters.system import SystemClock
 from gatehouse.adapters.telemetry.tally import FAMILIES
 from gatehouse.cli.main import app
 from gatehouse.compose.aws import BEDROCK_CAPABILITIES
-from gatehouse.compose.providers import ANTHROPIC_CAPABILITIES
+from gatehouse.compose.google import GEMINI_CAPABILITIES
+from gatehouse.compose.providers import ANTHROPIC_CAPABILITIES, COHERE_CAPABILITIES
 from gatehouse.core import errors
 from gatehouse.core.calls import Operation
 from gatehouse.core.errors import GatehouseError
@@ -278,13 +281,30 @@ INBOUND: dict[str, tuple[str, Operation]] = {
     "/v1/embeddings": ("openai", "embedding"),
 }
 """Each inbound API: the format it answers in, and what it asks for."""
-CODECS: dict[str, Codec] = {"anthropic": anthropic_codec(), "bedrock": bedrock_codec()}
-"""Kinds with a format of their own; all others speak OpenAI's."""
-CAPABLE: dict[str, tuple[frozenset[Capability], str]] = {
-    "anthropic": (ANTHROPIC_CAPABILITIES, "https://docs.anthropic.com/en/api/messages"),
-    "bedrock": (BEDROCK_CAPABILITIES, "https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html"),
+OWN: dict[str, tuple[str, Codec, frozenset[Capability], str]] = {
+    "anthropic": ("anthropic", anthropic_codec(), ANTHROPIC_CAPABILITIES, "https://docs.anthropic.com/en/api/messages"),
+    "gemini": ("gemini", gemini_codec(), GEMINI_CAPABILITIES, "https://ai.google.dev/api/generate-content"),
+    "vertex": (
+        "gemini",
+        gemini_codec(),
+        GEMINI_CAPABILITIES,
+        "https://cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference",
+    ),
+    "vertex, Claude": (
+        "anthropic",
+        anthropic_codec(),
+        ANTHROPIC_CAPABILITIES,
+        "https://docs.anthropic.com/en/api/claude-on-vertex-ai",
+    ),
+    "cohere": ("cohere", cohere_codec(), COHERE_CAPABILITIES, "https://docs.cohere.com/reference/chat"),
+    "bedrock": (
+        "bedrock",
+        bedrock_codec(),
+        BEDROCK_CAPABILITIES,
+        "https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html",
+    ),
 }
-"""What their targets can do, and where that is documented."""
+"""Kinds with a format of their own, which it is, what their targets can do, and where that is documented; all others speak OpenAI's."""
 
 
 def providers_page() -> str:
@@ -301,8 +321,8 @@ def providers_page() -> str:
     ]
     for name, profile in speakers.items():
         lines.append(f"| {name} | " + " | ".join(_pair("openai", profile.operations, path) for path in INBOUND) + " |")
-    for name, codec in CODECS.items():
-        lines.append(f"| {name} | " + " | ".join(_pair(name, frozenset(codec.forms), path) for path in INBOUND) + " |")
+    for name, (form, codec, _, _) in OWN.items():
+        lines.append(f"| {name} | " + " | ".join(_pair(form, frozenset(codec.forms), path) for path in INBOUND) + " |")
     lines += [
         "",
         "## What targets can do",
@@ -315,7 +335,7 @@ def providers_page() -> str:
     ]
     for name, profile in speakers.items():
         lines.append(f"| {name} | {_listed(profile.lacks)} | {profile.source} |")
-    for name, (able, source) in CAPABLE.items():
+    for name, (_, _, able, source) in OWN.items():
         lines.append(f"| {name} | {_listed(frozenset(Capability) - able)} | {source} |")
     lines += [
         "",
