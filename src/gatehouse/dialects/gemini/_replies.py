@@ -84,9 +84,9 @@ class PartReply(Struct, gc=False, rename="camel"):
 
 
 class ContentReply(Struct, gc=False):
-    """What a candidate says; without parts when it was filtered. Parts are decoded one by one, by `read_part`."""
+    """What a candidate says; without parts when it was filtered."""
 
-    parts: list[Raw] | None = None
+    parts: list[PartReply] | None = None
 
 
 class CandidateReply(Struct, gc=False, rename="camel"):
@@ -96,6 +96,19 @@ class CandidateReply(Struct, gc=False, rename="camel"):
     index: int | None = None
     finish_reason: str | None = None
     logprobs_result: Raw = ABSENT
+
+    def parts(self, payload: bytes) -> list[PartReply]:
+        """What it is made of; `payload` is what it was read from.
+
+        Raises:
+            UpstreamFailed: one holds what no answer of ours can carry.
+        """
+        parts = (self.content.parts if self.content is not None else None) or []
+        for part in parts:
+            if part.text is None and part.function_call is None:
+                _refuse_strangers(payload)
+                break
+        return parts
 
 
 class FeedbackReply(Struct, gc=False, rename="camel"):
@@ -115,22 +128,14 @@ class GenerateReply(Struct, gc=False, rename="camel"):
     error: Raw = ABSENT
 
 
-_read_part: Final = msgspec.json.Decoder(PartReply).decode
-
-
-def read_part(raw: Raw) -> PartReply:
-    """One part.
-
-    Raises:
-        UpstreamFailed: it holds what no answer of ours can carry.
-        ValueError: it is no part.
-    """
-    part = _read_part(raw)
-    if part.text is None and part.function_call is None:
-        kinds = msgspec.json.decode(raw, type=dict[str, Any]).keys() - _CARRIED
-        if kinds:
-            raise not_understood("a part of a kind that is not carried: " + ", ".join(sorted(kinds)))
-    return part
+def _refuse_strangers(payload: bytes) -> None:
+    """The longer look, for answers in which a part says nothing that we read: what else do parts hold?"""
+    strangers: set[str] = set()
+    for candidate in msgspec.json.decode(payload)["candidates"]:
+        for part in (candidate.get("content") or {}).get("parts") or ():
+            strangers |= part.keys() - _CARRIED
+    if strangers:
+        raise not_understood("parts of kinds that are not carried: " + ", ".join(sorted(strangers)))
 
 
 def call_id(said: str | None, response_id: str, at: int) -> str:

@@ -9,7 +9,7 @@ from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Answer, Choice
 from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects.gemini._contents import SIGNATURE
-from gatehouse.dialects.gemini._replies import CandidateReply, GenerateReply, call_id, finish_reason, given, read_logprobs, read_part
+from gatehouse.dialects.gemini._replies import CandidateReply, GenerateReply, call_id, finish_reason, given, read_logprobs
 from gatehouse.dialects.gemini.errors import error_in_answer
 from gatehouse.dialects.gemini.usage import read_usage
 
@@ -25,21 +25,21 @@ def decode_answer(body: bytes) -> Answer:
     """
     try:
         reply = _decode(body)
-        return _answer(reply, len(body))
+        return _answer(reply, body)
     except (ValueError, RecursionError) as fault:
         raise not_understood(f"answer of {len(body)} bytes: {type(fault).__name__}") from None
 
 
-def _answer(reply: GenerateReply, size: int) -> Answer:
+def _answer(reply: GenerateReply, body: bytes) -> Answer:
     if given(reply.error):
         raise error_in_answer(reply.error)
     identifier = reply.response_id or ""
     if reply.candidates:
-        choices = tuple([_choice(candidate, at, identifier) for at, candidate in enumerate(reply.candidates)])
+        choices = tuple([_choice(candidate, at, identifier, body) for at, candidate in enumerate(reply.candidates)])
     elif is_blocked(reply):
         choices = (Choice(0, "", finish="content_filter"),)
     else:
-        raise not_understood(f"answer of {size} bytes without candidates")
+        raise not_understood(f"answer of {len(body)} bytes without candidates")
     usage = read_usage(reply.usage_metadata) if given(reply.usage_metadata) else None
     return Answer(choices, identifier, reply.model_version or "", 0, usage, dialect=NAME)
 
@@ -49,13 +49,12 @@ def is_blocked(reply: GenerateReply) -> bool:
     return reply.prompt_feedback is not None and bool(reply.prompt_feedback.block_reason)
 
 
-def _choice(candidate: CandidateReply, at: int, response_id: str) -> Choice:
+def _choice(candidate: CandidateReply, at: int, response_id: str, body: bytes) -> Choice:
     texts: list[str] = []
     thoughts: list[str] = []
     tools: list[ToolCall] = []
     signature = ""
-    for raw in (candidate.content.parts if candidate.content is not None else None) or ():
-        part = read_part(raw)
+    for part in candidate.parts(body):
         if part.function_call is not None:
             called = part.function_call
             tools.append(ToolCall(call_id(called.id, response_id, len(tools)), called.name, called.arguments()))

@@ -2,7 +2,7 @@
 
 There is no last word: a stream is complete when it ended after every candidate had its finish reason. Old models say the
 reason with every piece, so pieces that follow one are read on. Usage is counted up from piece to piece: until the last
-finish reason it is a count so far.
+finish reason it is a count so far, of which the first is told: it says how long the prompt was.
 """
 
 from typing import Any, Final
@@ -14,7 +14,7 @@ from gatehouse.core.events import ChoiceDelta, Chunk, Event, ToolDelta
 from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects._sse import MAX_FRAME, FrameTooLarge, SSEParser, read_frame
 from gatehouse.dialects.gemini._contents import SIGNATURE
-from gatehouse.dialects.gemini._replies import CandidateReply, GenerateReply, call_id, finish_reason, given, read_logprobs, read_part
+from gatehouse.dialects.gemini._replies import CandidateReply, GenerateReply, call_id, finish_reason, given, read_logprobs
 from gatehouse.dialects.gemini.answers import NAME, is_blocked
 from gatehouse.dialects.gemini.errors import error_in_answer
 from gatehouse.dialects.gemini.usage import read_usage
@@ -36,7 +36,7 @@ class _Candidate:
 class StreamDecoder:
     """Bytes of a stream, as they come, to events. Read until `finished` or the end of the bytes, then `close`."""
 
-    __slots__ = ("_candidates", "_choices", "_failure", "_id", "_parser", "finished")
+    __slots__ = ("_candidates", "_choices", "_counted", "_failure", "_id", "_parser", "finished")
 
     def __init__(self, choices: int = 1, max_frame: int = MAX_FRAME) -> None:
         """`choices` is how many were asked for; `max_frame` bounds one event in bytes."""
@@ -44,6 +44,7 @@ class StreamDecoder:
         self._choices = choices
         self._candidates: dict[int, _Candidate] = {}
         self._id = ""
+        self._counted = False
         self._failure: UpstreamFailed | None = None
         self.finished = False
         """Nothing that may still come matters: the stream failed, or the prompt was blocked."""
@@ -93,36 +94,39 @@ class StreamDecoder:
     def _take(self, payload: bytes, events: list[Event]) -> None:
         try:
             reply = _decode(payload)
-            chunk = self._chunk(reply)
+            chunk = self._chunk(reply, payload)
         except (ValueError, RecursionError) as fault:
             raise not_understood(f"event of {len(payload)} bytes: {type(fault).__name__}") from None
         if chunk is not None:
             events.append(chunk)
 
-    def _chunk(self, reply: GenerateReply) -> Chunk | None:
+    def _chunk(self, reply: GenerateReply, payload: bytes) -> Chunk | None:
         if given(reply.error):
             raise error_in_answer(reply.error)
         if reply.response_id and not self._id:
             self._id = reply.response_id
         deltas: tuple[ChoiceDelta, ...]
         if reply.candidates:
-            deltas = tuple([self._delta(candidate, at) for at, candidate in enumerate(reply.candidates)])
+            deltas = tuple([self._delta(candidate, at, payload) for at, candidate in enumerate(reply.candidates)])
         elif is_blocked(reply) and not self._candidates:
             deltas = (ChoiceDelta(0, finish="content_filter", begins=True),)
             self.finished = True
         else:
             deltas = ()
-        usage = read_usage(reply.usage_metadata) if given(reply.usage_metadata) else None
+        interim = not self.finished and not self._has_ended()
+        usage = None
+        if not (interim and self._counted) and given(reply.usage_metadata):
+            usage = read_usage(reply.usage_metadata)
+            self._counted = True
         if not deltas and usage is None:
             return None
-        interim = usage is not None and not self.finished and not self._has_ended()
-        return Chunk(deltas, self._id, reply.model_version or "", 0, usage, dialect=NAME, interim=interim)
+        return Chunk(deltas, self._id, reply.model_version or "", 0, usage, dialect=NAME, interim=interim and usage is not None)
 
     def _has_ended(self) -> bool:
         ended = sum(candidate.ended for candidate in self._candidates.values())
         return ended >= self._choices and ended == len(self._candidates)
 
-    def _delta(self, reply: CandidateReply, at: int) -> ChoiceDelta:
+    def _delta(self, reply: CandidateReply, at: int, payload: bytes) -> ChoiceDelta:
         index = at if reply.index is None else reply.index
         candidate = self._candidates.get(index)
         begins = candidate is None
@@ -130,8 +134,7 @@ class StreamDecoder:
             candidate = self._candidates[index] = _Candidate()
         text = thought = signature = ""
         tools: list[ToolDelta] = []
-        for raw in (reply.content.parts if reply.content is not None else None) or ():
-            part = read_part(raw)
+        for part in reply.parts(payload):
             if part.function_call is not None:
                 called = part.function_call
                 tools.append(ToolDelta(candidate.tools, call_id(called.id, self._id, candidate.tools), called.name, called.arguments()))
