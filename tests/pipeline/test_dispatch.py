@@ -79,6 +79,21 @@ async def test_a_refused_request_is_tried_nowhere_else() -> None:
     assert bench.clean()
 
 
+async def test_a_request_that_a_target_has_no_words_for_goes_to_the_next() -> None:
+    """Nothing was sent and nobody has looked at it: another format may say it. When none can, the caller is told what it is about."""
+    speechless = failed("upstream_rejected", caller_fault=True, sent=False)
+    bench = Bench(a=FakeModel(speechless), b=FakeModel(ROLE, piece("Hi"), USAGE))
+    x = bench.exchange(Plan("m", (target("a"),), ((target("b"),),)))
+    await bench.carry(x)
+    assert [line for line in bench.log if line.startswith("asked")] == ["asked a", "asked b"]
+    assert bench.clean()
+    bench = Bench(a=FakeModel(speechless))
+    with pytest.raises(UpstreamFailed) as caught:
+        await bench.carry(bench.exchange(Plan("m", (target("a"),), retries=2)))
+    assert (caught.value.caller_fault, caught.value.retry_after) == (True, None)
+    assert bench.log == ["opened a/m", "asked a"]
+
+
 async def test_the_last_failure_is_told_and_left_open_for_record() -> None:
     """When nobody answers the last error stands; its attempt has no Closed yet, for Record writes the final one."""
     bench = Bench(a=FakeModel(failed("upstream_invalid")), b=FakeModel(failed("upstream_timeout")))

@@ -126,7 +126,13 @@ class UpstreamFailed(GatehouseError):
         self.sent = sent
         """False when certainly nothing of the request reached the target."""
         self.caller_fault = caller_fault
-        """True when the target refused the request itself (its 400, 413, 422): no other target is tried; it is told as a 400."""
+        """True when the request itself is at fault, which is told as a 400: the target refused it (its 400, 413, 422), or with
+        `sent` False its format has no words for it."""
+
+    @property
+    def final(self) -> bool:
+        """Whether no other target is to be tried: one has looked at the request and found fault with it."""
+        return self.caller_fault and self.sent
 
 
 class Internal(GatehouseError):

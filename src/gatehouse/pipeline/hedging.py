@@ -222,4 +222,4 @@ async def _drop(contest: Contest[T], legs: dict[Leg, T], kept: Leg) -> None:
 
 def _final(leg: Leg) -> bool:
     """Whether the other attempt cannot change what this one says: the request itself is at fault, or we are."""
-    return not isinstance(leg.error, UpstreamFailed) or leg.error.caller_fault
+    return not isinstance(leg.error, UpstreamFailed) or leg.error.final

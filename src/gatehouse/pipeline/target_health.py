@@ -91,8 +91,9 @@ class TargetHealth:
         if not policy.enabled:
             return
         if error.caller_fault:
-            # It is well enough to find fault with a request.
-            self.began(target, probe=probe)
+            if error.sent:
+                # It is well enough to find fault with a request.
+                self.began(target, probe=probe)
             return
         if error.code == OVERLOADED and not error.sent:
             # Our own line or pool was full: that says nothing about the target.

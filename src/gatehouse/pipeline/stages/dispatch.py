@@ -318,19 +318,29 @@ class Dispatch:
         """The target to try after one failed or turned the call away; None when `error` is what the caller is told."""
         self.lost(x, run, error)
         run.number = 0
-        if error.caller_fault:
+        if error.final:
             return None
         following: Target | None = None
         if x.attempts < MAX_ATTEMPTS:
             following = self._next(x, plan, tried)
-            if following is None and error.code in RETRIED and x.attempts and len(tried) + plan.retries > x.attempts:
+            if (
+                following is None
+                and error.code in RETRIED
+                and not error.caller_fault
+                and x.attempts
+                and len(tried) + plan.retries > x.attempts
+            ):
                 # There is no other: the same ones again, after a pause, as often as the route says.
                 await self._clock.sleep(PAUSE * 2 ** (x.attempts - len(tried)) * (0.5 + self._rng.random()))
                 following = self._next(x, plan, set())
-        if following is not None and x.attempts and not self._budget.spend(plan.model, free=following.id not in self._ailing):
+        if (
+            following is not None
+            and x.attempts
+            and not self._budget.spend(plan.model, free=error.caller_fault or following.id not in self._ailing)
+        ):
             self._tally.count("gatehouse_retries_refused_total", (plan.model,))
             following = None
-        if following is None and error.code != CREDENTIALS:
+        if following is None and error.code != CREDENTIALS and not error.caller_fault:
             wait = self.health.earliest(self._askable(plan)) if self._ailing else None
             if wait is not None:
                 error.retry_after = wait
