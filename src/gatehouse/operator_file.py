@@ -238,9 +238,19 @@ def _target_problem(target: TargetSettings, providers: set[str]) -> str:
             return "a target of a provider needs model"
         if target.path or target.slots:
             return "path and slots belong to an engine's target"
-    elif not target.path:
-        return "a target of an engine needs path (a GGUF file, or builtin)"
+    elif problem := _engine_problem(target):
+        return problem
     return _price_problem(target.price) if target.price else ""
+
+
+def _engine_problem(target: TargetSettings) -> str:
+    if not target.path:
+        return "a target of an engine needs path (a GGUF file, or builtin)"
+    if target.operations is None or "embedding" not in target.operations:
+        return ""
+    if len(set(target.operations)) > 1:
+        return "an engine's target makes embeddings or does the rest; give each a target of its own"
+    return "the built-in model makes no embeddings; name a GGUF file of an embedding model" if target.path == "builtin" else ""
 
 
 def _price_problem(price: PriceSettings) -> str:

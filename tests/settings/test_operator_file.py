@@ -201,3 +201,17 @@ def test_vertex_settings_that_cannot_work(kind: str, rest: str, said: str) -> No
         parse(f"\nproviders:\n  - {{name: a, kind: {kind}, {rest}}}", "f.yaml", {})
     assert "line 3" in str(caught.value)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("engine: llamacpp, path: builtin, operations: [embedding]", "built-in model makes no embeddings"),
+        ("engine: llamacpp, path: m.gguf, operations: [embedding, chat]", "makes embeddings or does the rest"),
+        ("engine: llamacpp", "needs path"),
+    ],
+)
+def test_engines_and_embeddings(target: str, words: str) -> None:
+    """An engine makes embeddings or does the rest, and the built-in model makes none: a sentence when the server starts."""
+    with pytest.raises(SettingsError, match=words):
+        parse(f"models: [{{name: m, targets: [{{{target}}}]}}]\n", "f", {})

@@ -17,14 +17,15 @@ logger = logging.getLogger("gatehouse.engine")
 
 
 def engine_main(words: list[str]) -> None:
-    """`python -m gatehouse _engine SOCKET FILE SLOTS CONTEXT`; slots and context 0 are the engine's defaults."""
+    """`python -m gatehouse _engine SOCKET FILE SLOTS CONTEXT [embeds]`; slots and context 0 are the engine's defaults."""
     path, file, slots, context = Path(words[0]), words[1], int(words[2]), int(words[3])
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s %(levelname)s %(name)s[{os.getpid()}]: %(message)s")
     _end_with_the_steward()
-    asyncio.run(_serve(path, file, slots, context))
+    asyncio.run(_serve(path, file, slots, context, embeds=words[4:] == ["embeds"]))
 
 
-async def _serve(path: Path, file: str, slots: int, context: int) -> None:
+async def _serve(path: Path, file: str, slots: int, context: int, *, embeds: bool) -> None:
+    from gatehouse.adapters.engines.embedder import LlamaEmbedder
     from gatehouse.adapters.engines.llamacpp import LlamaEngine
     from gatehouse.models import builtin_path
 
@@ -33,10 +34,11 @@ async def _serve(path: Path, file: str, slots: int, context: int) -> None:
     # An interrupt goes to the whole group of a terminal; the steward tells when to stop.
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
     model = builtin_path() if file == "builtin" else Path(file)
-    engine: LlamaEngine | None = None
+    load = LlamaEmbedder if embeds else LlamaEngine
+    engine: LlamaEmbedder | LlamaEngine | None = None
     problem = ""
     try:
-        engine = await asyncio.to_thread(LlamaEngine, model, slots=slots or None, context=context or None)
+        engine = await asyncio.to_thread(load, model, slots=slots or None, context=context or None)
     except ModelFileRefused as error:
         problem = f"{model.name}: {error}"
         logger.error("the model cannot be served: %s", problem)

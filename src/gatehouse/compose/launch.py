@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from gatehouse.compose.plans import engine_name
+from gatehouse.compose.plans import embeds, engine_name
 from gatehouse.processes.engine_hosts import EngineCommand, EngineSpec
 from gatehouse.processes.steward import WorkerCommand
 from gatehouse.processes.supervisor import Launch
@@ -26,7 +26,16 @@ def engine_command() -> EngineCommand:
     environment = worker_environment()
 
     def launch(socket: Path, spec: EngineSpec) -> Launch:
-        words = ("-m", "gatehouse", "_engine", str(socket), spec.file, str(spec.slots), str(spec.context))
+        words = (
+            "-m",
+            "gatehouse",
+            "_engine",
+            str(socket),
+            spec.file,
+            str(spec.slots),
+            str(spec.context),
+            *(("embeds",) if spec.embeds else ()),
+        )
         return Launch((sys.executable, *words), environment)
 
     return launch
@@ -35,7 +44,7 @@ def engine_command() -> EngineCommand:
 def engine_specs(settings: Settings) -> dict[str, EngineSpec]:
     """The hosts that the settings' targets need, by the name their targets know them under."""
     return {
-        engine_name(target): EngineSpec(target.path or "", target.slots or 0, target.context_window or 0)
+        engine_name(target): EngineSpec(target.path or "", target.slots or 0, target.context_window or 0, embeds(target))
         for model in settings.models
         for target in model.targets
         if target.engine is not None

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -12,7 +12,6 @@ from gatehouse.compose.providers import operations as default_operations
 from gatehouse.core.calls import Operation
 from gatehouse.core.money import parse_usd
 from gatehouse.core.plans import (
-    CHATS,
     Breaker,
     CachePolicy,
     Capability,
@@ -39,6 +38,7 @@ LLAMACPP_CAPABILITIES = frozenset(
         Capability.PENALTIES,
     }
 )
+_CHAT_AND_TEXT: Final[frozenset[Operation]] = frozenset({"chat", "completion"})
 FREE = PriceSettings(input="0", output="0")
 
 
@@ -66,8 +66,13 @@ Lookup = Callable[[str, str | None, str], Found | None]
 
 
 def engine_name(target: TargetSettings) -> str:
-    """The provider name under which an embedded engine's host is known."""
-    return f"{target.engine}:{target.path}"
+    """The provider name under which an embedded engine's host is known: one host chats, another makes embeddings."""
+    return f"{target.engine}{'+embeddings' if embeds(target) else ''}:{target.path}"
+
+
+def embeds(target: TargetSettings) -> bool:
+    """Whether an engine's target runs in embedding mode."""
+    return target.operations is not None and "embedding" in target.operations
 
 
 def build_plans(settings: Settings, lookup: Lookup) -> tuple[Plan, ...]:
@@ -160,7 +165,7 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
             context_window=target.context_window,
             max_output_tokens=target.max_output_tokens,
             capabilities=frozenset(target.capabilities) if target.capabilities is not None else LLAMACPP_CAPABILITIES,
-            operations=frozenset(target.operations) if target.operations is not None else CHATS,
+            operations=frozenset(target.operations) if target.operations is not None else _CHAT_AND_TEXT,
             region=target.region,
             deadlines=deadlines,
             breaker=breaker,

@@ -214,4 +214,4 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     @property
     def choices(self) -> int:
         """How many choices an answer has: `n`, for each prompt of a completion."""
-        return self.n * (len(self.inputs) or 1)
+        return self.n * len(self.inputs) if self.operation == "completion" else self.n

@@ -100,7 +100,7 @@ class EngineHost:
         if engine is None:
             job.fail(EngineRefused("engine_unavailable", "The embedded model could not be loaded."))
             return
-        if job.call.n > self._slots:
+        if job.call.choices > self._slots:
             job.fail(EngineRefused("invalid_request", f"The embedded model gives at most {self._slots} choices.", caller_fault=True))
             return
         if len(self._line) >= self._slots * QUEUE_FACTOR:
@@ -117,8 +117,11 @@ class EngineHost:
             self._enqueue(job)
 
     def _count(self, engine: Engine, job: "_Job") -> EngineRefused | None:
+        call = job.call
         try:
-            tokens = engine.count(job.call)
+            # Each input is read by itself.
+            alone = [msgspec.structs.replace(call, inputs=(each,)) for each in call.inputs] or [call]
+            tokens = max(engine.count(each) for each in alone)
         except EngineRefused as error:
             return error
         if tokens >= engine.context:
@@ -156,13 +159,13 @@ class EngineHost:
     # -- the line --------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        while self._line and self._line[0].call.n <= self._free:
+        while self._line and self._line[0].call.choices <= self._free:
             job = self._line.popleft()
             if job.timer is not None:
                 job.timer.cancel()
-            self._free -= job.call.n
+            self._free -= job.call.choices
             job.begun = self._clock.monotonic()
-            for choice in range(job.call.n):
+            for choice in range(job.call.choices):
                 work = asyncio.get_running_loop().run_in_executor(self._threads, self._run, job, choice)
                 work.add_done_callback(lambda done, job=job: self._ran(job, done))  # type: ignore[misc]
 
@@ -170,8 +173,11 @@ class EngineHost:
         """In a thread of the engine."""
         assert self._engine is not None
         call = job.call
-        if call.n > 1:
-            call = msgspec.structs.replace(call, n=1, seed=None if call.seed is None else call.seed + choice)
+        if call.choices > 1:
+            # The choices of a completion are numbered prompt by prompt.
+            prompt, number = divmod(choice, call.n)
+            inputs = (call.inputs[prompt],) if call.inputs else ()
+            call = msgspec.structs.replace(call, n=1, inputs=inputs, seed=None if call.seed is None else call.seed + number)
         loop = job.loop
         self._engine.run(call, lambda event: job.heard(loop, choice, event))
 
@@ -196,14 +202,15 @@ class _Job:
         self.call = ask.call
         self.patience = ask.patience
         self.begun = now
-        self.left = ask.call.n
+        self.left = ask.call.choices
         self.timer: Timer | None = None
         self.cancelled = threading.Event()
         self.loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._waiting: list[Chunk] = []
         self._answers: dict[int, Answer] = {}
-        self._input = 0
+        self._inputs: dict[int, int] = {}
+        """Tokens of each prompt."""
         self._output = 0
         self._failed = False
         self._id = ""
@@ -218,13 +225,13 @@ class _Job:
                 self._id, self._created = event.id, event.created
             if isinstance(event, Answer):
                 self._answers[choice] = event
-                self._add(event.usage)
+                self._add(choice, event.usage)
                 return False
             if event.usage is not None:
-                self._add(event.usage)
+                self._add(choice, event.usage)
                 event = msgspec.structs.replace(event, usage=None)
             if event.choices:
-                if self.call.n > 1:
+                if self.call.choices > 1:
                     # The choices of one answer are runs of their own in the engine.
                     choices = tuple(msgspec.structs.replace(each, index=choice) for each in event.choices)
                     event = msgspec.structs.replace(event, choices=choices, id=self._id, created=self._created)
@@ -234,9 +241,9 @@ class _Job:
                     loop.call_soon_threadsafe(self._flush)
         return False
 
-    def _add(self, usage: Usage | None) -> None:
+    def _add(self, choice: int, usage: Usage | None) -> None:
         if usage is not None:
-            self._input = usage.input
+            self._inputs[choice // self.call.n] = usage.input
             self._output += usage.output
 
     def _flush(self) -> None:
@@ -259,7 +266,7 @@ class _Job:
 
     def _complete(self) -> None:
         self._flush()
-        usage = Usage(input=self._input, output=self._output)
+        usage = Usage(input=sum(self._inputs.values()), output=self._output)
         if self.call.stream:
             self.guest.send(Pieces(self.number, (Chunk(usage=usage, id=self._id, created=self._created),)))
             self.guest.send(Done(self.number))
@@ -333,7 +340,11 @@ class _Guest(asyncio.Protocol):
 
 def _characters(call: Call) -> int:
     """Bytes of text: no tokenizer makes more tokens of it than that, give or take the template's."""
-    return sum(_length(message) for message in call.messages)
+    return sum(_length(message) for message in call.messages) + max((_size(each) for each in call.inputs), default=0)
+
+
+def _size(piece: str | tuple[int, ...]) -> int:
+    return 16 + (len(piece.encode("utf-8", "surrogatepass")) if isinstance(piece, str) else len(piece))
 
 
 def _length(message: Message) -> int:

@@ -23,11 +23,12 @@ STOP_SECONDS: Final = 3.0
 
 
 class EngineSpec(msgspec.Struct, frozen=True):
-    """What a host is to load. `slots` and `context` 0 leave it to the engine."""
+    """What a host is to load. `slots` and `context` 0 leave it to the engine; one that `embeds` does nothing else."""
 
     file: str
     slots: int = 0
     context: int = 0
+    embeds: bool = False
 
 
 EngineCommand = Callable[[Path, EngineSpec], Launch]

@@ -35,6 +35,8 @@ def test_the_built_in_model() -> None:
     header = read_header(builtin_path())
     assert (header.architecture, header.context_length) == ("llama", 2048)
     assert header.size < 8 * 1024 * 1024
+    assert header.vocabulary > 256
+    assert header.pooling is None
 
 
 def test_a_small_model(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from gatehouse.core.calls import Call
+from gatehouse.core.engine_messages import EngineRefused
+
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 MOST_ENTRIES: Final = 100_000
@@ -39,6 +42,17 @@ class Header(msgspec.Struct, frozen=True):
     """Bytes of the file."""
     control: tuple[str, ...] = ()
     """The vocabulary's control tokens as they are written: in a caller's text they must stay text."""
+    vocabulary: int = 0
+    """How many tokens there are; 0 when the file does not say."""
+    pooling: int | None = None
+    """How the vectors of a text become one (llama.cpp's number for it); None when the file does not say, as those that chat."""
+
+    def check_tokens(self, call: Call) -> None:
+        """Raises EngineRefused for a token id that the vocabulary does not have: native code is not asked what it makes of it."""
+        for tokens in call.inputs:
+            if not isinstance(tokens, str) and self.vocabulary and max(tokens) >= self.vocabulary:
+                words = f"The embedded model's vocabulary has {self.vocabulary} tokens, and {max(tokens)} is none of them."
+                raise EngineRefused("invalid_request", words, caller_fault=True)
 
 
 class _Reader:
@@ -139,7 +153,10 @@ def _parse(file: BinaryIO, size: int) -> Header:
     if not isinstance(context, int) or context < 1:
         raise ModelFileRefused("the header tells no context length")
     _check_tensors(reader, tensors, size, facts)
-    return Header(architecture, str(facts.get("general.name") or ""), context, tensors, size, _control(facts))
+    name, tokens, pooling = str(facts.get("general.name") or ""), facts.get(_TOKENS), facts.get(f"{architecture}.pooling_type")
+    vocabulary = len(tokens) if isinstance(tokens, list) else 0
+    pooled = pooling if isinstance(pooling, int) else None
+    return Header(architecture, name, context, tensors, size, _control(facts), vocabulary, pooled)
 
 
 def _control(facts: dict[str, object]) -> tuple[str, ...]:

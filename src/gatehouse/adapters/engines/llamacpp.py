@@ -5,12 +5,8 @@ key, so that no port is open. Calls do not go through that socket but through it
 the answer is complete or the callback says that nobody wants it any more.
 """
 
-import http.client
 import os
 import re
-import secrets
-import socket
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +14,8 @@ from typing import Any, Final
 import msgspec
 import xllamacpp
 
+from gatehouse.adapters.engines._inside import Inside
+from gatehouse.adapters.engines._raw import RawReply, nothing_more, raw_request
 from gatehouse.adapters.engines.gguf import Header, ModelFileRefused, read_header
 from gatehouse.core.calls import Call, Message, TextPart
 from gatehouse.core.engine_messages import EngineRefused
@@ -45,9 +43,8 @@ class LlamaEngine:
         self.context = min(context or LARGEST_CONTEXT, self.header.context_length)
         self.name = path.stem
         self._control = re.compile("|".join(re.escape(token) for token in self.header.control)) if self.header.control else None
-        self._folder = tempfile.TemporaryDirectory(prefix="gatehouse-engine-")
-        self._socket = f"{self._folder.name}/e.sock"
-        self._key = secrets.token_hex(24)
+        self._inside = Inside()
+        self._decode_raw = msgspec.json.Decoder(RawReply).decode
         try:
             self._server = xllamacpp.Server(self._parameters(path))
         except RuntimeError as error:
@@ -57,8 +54,8 @@ class LlamaEngine:
     def _parameters(self, path: Path) -> Any:
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(path)
-        parameters.hostnames = [self._socket]
-        parameters.api_keys = [self._key]
+        parameters.hostnames = [self._inside.socket]
+        parameters.api_keys = [self._inside.key]
         parameters.cache_ram_mib = 0
         parameters.n_parallel = self.slots
         parameters.n_ctx = self.context * self.slots
@@ -94,6 +91,11 @@ class LlamaEngine:
         Raises:
             EngineRefused: the engine will not answer it.
         """
+        if call.operation == "completion":
+            self._continue(call, on_event)
+            return
+        if call.operation == "embedding":
+            raise EngineRefused("invalid_request", "This embedded model chats and makes no embeddings.", caller_fault=True)
         refused: list[dict[str, Any]] = []
 
         def heard(message: dict[str, Any]) -> bool:
@@ -108,21 +110,35 @@ class LlamaEngine:
 
     def count(self, call: Call) -> int:
         """Exact tokens of the prompt, template included. Blocks for a moment."""
-        prompt = self._inside("/apply-template", {"messages": [self._message(message) for message in call.messages]})["prompt"]
-        return len(self._inside("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
+        if call.inputs:
+            return sum(self._inside.tokens(text) if isinstance(text, str) else len(text) for text in call.inputs)
+        messages = [self._message(message) for message in call.messages]
+        return self._inside.tokens(self._inside.ask("/apply-template", {"messages": messages})["prompt"])
 
-    def _inside(self, path: str, body: dict[str, Any]) -> Any:
-        connection = _UnixConnection(self._socket)
-        try:
-            headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
-            connection.request("POST", path, msgspec.json.encode(body), headers)
-            response = connection.getresponse()
-            content = response.read()
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise EngineRefused("engine_failed", "The embedded model cannot read this prompt.", caller_fault=response.status == 400)
-        return msgspec.json.decode(content)
+    def _continue(self, call: Call, on_event: OnEvent) -> None:
+        """Go on with a bare prompt, as `run` answers a chat."""
+        self.header.check_tokens(call)
+        prompt = call.inputs[0]
+        before = "" if not call.echo else prompt if isinstance(prompt, str) else self._inside.text(prompt)
+        if call.max_tokens == 0:
+            on_event(nothing_more(before, self.count(call), streams=call.stream))
+            return
+        refused: list[dict[str, Any]] = []
+        begins = True
+
+        def heard(message: bytes) -> bool:
+            nonlocal before, begins
+            reply = self._decode_raw(message)
+            if reply.error is not None:
+                refused.append(reply.error)
+                return True
+            event = reply.event(streams=call.stream, before=before, begins=begins)
+            before, begins = "", False
+            return on_event(event)
+
+        self._server.handle_completions(raw_request(call), heard)
+        if refused:
+            raise _refusal(refused[0])
 
     def _request(self, call: Call) -> dict[str, Any]:
         request: dict[str, Any] = {
@@ -161,18 +177,7 @@ class LlamaEngine:
 
     def close(self) -> None:
         """Remove what lies in the file system; the process ends with the engine in it."""
-        self._folder.cleanup()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("engine", timeout=30)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        self._inside.close()
 
 
 def _finish(reason: str | None) -> FinishReason | None:

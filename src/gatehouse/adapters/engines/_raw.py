@@ -1,0 +1,76 @@
+"""Bare text to be continued, in the words of llama.cpp's server: no template, no roles; what was sent is what the model reads.
+
+Control tokens in such a prompt are control tokens: it is the caller's whole prompt, and there is nobody else's text in it to be
+protected. Beginning the answer with the prompt (`echo`) is done by us.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from gatehouse.core.calls import Call
+from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, FinishReason
+from gatehouse.core.usage import Usage
+
+_SAME: Final = ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logit_bias")
+
+
+class _Spoken(msgspec.Struct, frozen=True, gc=False):
+    text: str = ""
+    finish_reason: str | None = None
+
+
+class _Spent(msgspec.Struct, frozen=True, gc=False):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class RawReply(msgspec.Struct, frozen=True, gc=False):
+    """What llama.cpp answers, as far as it is read here; `error` is its error object."""
+
+    choices: tuple[_Spoken, ...] = ()
+    id: str = ""
+    created: int = 0
+    usage: _Spent | None = None
+    error: dict[str, Any] | None = None
+
+    def event(self, *, streams: bool, before: str = "", begins: bool = False) -> Chunk | Answer:
+        """The event this is, with the text `before` in front of it."""
+        spoken = self.choices[0] if self.choices else _Spoken()
+        usage = None if self.usage is None else Usage(input=self.usage.prompt_tokens, output=self.usage.completion_tokens)
+        finish = _finish(spoken.finish_reason)
+        text = before + spoken.text
+        if streams:
+            return Chunk((ChoiceDelta(text=text, finish=finish, begins=begins),), self.id, "", self.created, usage)
+        return Answer((Choice(text=text, finish=finish or "stop"),), self.id, "", self.created, usage)
+
+
+def raw_request(call: Call) -> bytes:
+    """The body that asks for a completion of the call's one prompt."""
+    request: dict[str, Any] = {
+        "prompt": call.inputs[0],
+        "stream": call.stream,
+        # As for chats: what is kept of one caller's prompt would be told by its speed to another.
+        "cache_prompt": False,
+    }
+    if call.stream:
+        request["stream_options"] = {"include_usage": True}
+    for field in _SAME:
+        value = getattr(call, field)
+        if value is not None:
+            request[field] = value
+    if call.stop:
+        request["stop"] = call.stop
+    return msgspec.json.encode(request)
+
+
+def nothing_more(text: str, tokens: int, *, streams: bool) -> Chunk | Answer:
+    """The answer to who asks for no token more."""
+    usage = Usage(input=tokens)
+    if streams:
+        return Chunk((ChoiceDelta(text=text, finish="length", begins=True),), usage=usage)
+    return Answer((Choice(text=text, finish="length"),), usage=usage)
+
+
+def _finish(reason: str | None) -> FinishReason | None:
+    return "length" if reason == "length" else "stop" if reason else None
