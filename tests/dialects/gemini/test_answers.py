@@ -62,7 +62,7 @@ def test_documented_calls_of_tools() -> None:
     assert (choice.text, choice.reasoning, choice.signature, choice.finish) == (
         None,
         "Checking both.",
-        "gemini:Es8CCswCAb4example",
+        "gemini:Es8CCswCAb4example00",
         "tool_calls",
     )
     assert answer.usage == Usage(input=252, output=18, reasoning=55)
