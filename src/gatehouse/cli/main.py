@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from gatehouse import __version__
-from gatehouse.cli import audit, keys, pictures
+from gatehouse.cli import audit, importing, keys, pictures
 from gatehouse.cli.chat import chat
 from gatehouse.cli.client import CommandError
 from gatehouse.cli.doctor import doctor
@@ -73,6 +73,7 @@ app.command()(trace)
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.add_typer(config_app, name="config")
+app.add_typer(importing.app, name="import")
 app.command()(doctor)
 app.command()(backup)
 app.command()(restore)
