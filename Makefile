@@ -6,7 +6,7 @@ DATA ?= gatehouse-data
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench docs lock clean
+.PHONY: help setup run test clients check bench docs lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,6 +28,10 @@ run: $(VENV)/.run ## serve the built-in model through the gateway (ARGS="--port 
 
 test: $(VENV)/.dev ## run the tests (ARGS="tests/pipeline -k limit" for some of them)
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+clients: $(VENV)/.dev ## the Vercel AI SDK against a server of ours; needs Node and npm
+	cd tests/clients/vercel && npm install --no-package-lock --no-audit --no-fund --silent
+	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 check: $(VENV)/.dev ## linters, types, layers
 	$(BIN)/ruff check .
