@@ -5,6 +5,7 @@ so that another target can be tried. With one key, or none, a request's head is 
 the frame goes round among those that are good.
 """
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
@@ -35,6 +36,8 @@ from gatehouse.core.single import Single
 
 _SLOWEST: Final = 0.05
 """Seconds a token of an unstreamed answer may take: its first byte comes only when the last token is written."""
+_OPENAI: Final = "openai"
+"""How the names of OpenAI's dialects begin."""
 _STARTED: Final = Chunk()
 """What a stream yields to nobody, so that its generator has begun and closing it always runs its end."""
 _PING_SECONDS: Final = 5.0
@@ -175,7 +178,7 @@ class HttpModel:
         else:
             reply = await self._send_in_turn(self._ring, form, body, call, target, attempt)
         if not reply.streaming:
-            return Single(self._read_whole(reply, form, call))
+            return Single(_dated(self._read_whole(reply, form, call), attempt.request_id))
         assert form.stream is not None
         reader = form.stream(call)
         try:
@@ -186,7 +189,8 @@ class HttpModel:
             reply.abandon()
             raise
         reply.begin()
-        return await _begun(_flow(reply, reader, first))
+        undated = not first[0].created and first[0].dialect[:6] != _OPENAI
+        return await _begun(_flow(reply, reader, first, attempt.request_id if undated else ""))
 
     async def ping(self) -> str:
         """ "" when the provider answers and accepts our keys."""
@@ -301,12 +305,21 @@ async def _begun(events: AsyncGenerator[Event, None]) -> Events:
     return events
 
 
-async def _flow(reply: Reply, reader: StreamReader, events: list[Event]) -> AsyncGenerator[Event, None]:
+def _dated(event: Event, request_id: str, now: int = 0) -> Event:
+    """`event` with a time and an id, which some formats do not give and some callers' formats must. OpenAI's leaves as it came."""
+    if event.created or event.dialect[:6] == _OPENAI:
+        return event
+    return msgspec.structs.replace(event, created=now or int(time.time()), id=event.id or request_id)
+
+
+async def _flow(reply: Reply, reader: StreamReader, events: list[Event], undated: str) -> AsyncGenerator[Event, None]:
+    """The events of a stream; with the id of a request in `undated`, each gets the same time and an id."""
+    now = int(time.time()) if undated else 0
     try:
         yield _STARTED
         while True:
             for event in events:
-                yield event
+                yield _dated(event, undated, now) if undated else event
             data = b"" if reader.finished else await reply.more()
             if not data:
                 reader.close()
