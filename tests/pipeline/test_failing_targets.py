@@ -299,6 +299,82 @@ async def test_scenario_33_at_most_a_tenth_more_load_when_everything_fails(concu
     assert bench.tally.counts["gatehouse_retries_refused_total", ("m",)] > 0
 
 
+@pytest.mark.parametrize("names", ["a", "abcd"])
+@pytest.mark.parametrize("concurrent", [1, 20])
+async def test_scenario_33_the_budget_holds_without_breakers_too(names: str, concurrent: int) -> None:
+    """Breakers that are off and three retries: at 100 % failure the load is a tenth more, whether one target is asked again or four
+    in turn; when the window is over it is so again."""
+    models: dict[str, Model] = {name: Fickle(failed("upstream_timeout")) for name in names}
+    bench = Bench(**models)
+    plan = plan_of(*names, breaker=Breaker(enabled=False), retries=3)
+    for _ in range(2):
+        before = sum(model.asked for model in models.values() if isinstance(model, Fickle))
+        for _ in range(300 // concurrent):
+            calls = [asyncio.ensure_future(outcome(bench, plan)) for _ in range(concurrent)]
+            await settle_loop()
+            while not all(call.done() for call in calls):
+                await bench.clock.run_for(0.05)
+            await asyncio.gather(*calls)
+        attempts = sum(model.asked for model in models.values() if isinstance(model, Fickle)) - before
+        assert 300 <= attempts <= 330 + concurrent
+        bench.clock.advance(20.0)
+
+
+async def test_failing_over_is_free_without_breakers_too() -> None:
+    """Fifty calls at once, the first target dead and without a breaker: all of them are answered by the second."""
+    bench = Bench(a=Fickle(failed("upstream_unreachable")), b=Fickle())
+    plan = Plan("m", (target("a", breaker=Breaker(enabled=False)),), ((target("b", breaker=Breaker(enabled=False)),),))
+    for _ in range(4):
+        assert set(await asyncio.gather(*(outcome(bench, plan) for _ in range(50)))) == {""}
+
+
+async def test_a_target_without_the_words_is_passed_over() -> None:
+    """Its format cannot say a part of the call, found before a byte was sent: the next target is asked, that is no retry, and
+    nothing is held against the first."""
+    wordless = Fickle(failed("upstream_rejected", caller_fault=True, sent=False))
+    bench = Bench(a=wordless, b=Fickle())
+    for _ in range(100):
+        assert await outcome(bench, Plan("m", (target("a"),), ((target("b"),),))) == ""
+    assert bench.health.ailing == {}
+    assert bench.dispatch._budget.accounts == {}
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+async def test_when_no_target_has_the_words_or_answers_the_failure_is_told(first: str) -> None:
+    """One has no words for the call, the other fails: whichever came first, the caller is told of a failed upstream, not of a fault."""
+    bench = Bench(a=Fickle(failed("upstream_rejected", caller_fault=True, sent=False)), b=Fickle(failed("upstream_timeout")))
+    other = "b" if first == "a" else "a"
+    with pytest.raises(UpstreamFailed) as caught:
+        await bench.carry(bench.exchange(Plan("m", (target(first),), ((target(other),),))))
+    assert (caught.value.code, caught.value.caller_fault) == ("upstream_timeout", False)
+    assert bench.clean()
+
+
+async def test_when_nobody_has_the_words_the_caller_is_told_which() -> None:
+    """Every target's format lacks them: a 400, and each was looked at once, however many retries the route allows."""
+    models = {name: Fickle(failed("upstream_rejected", caller_fault=True, sent=False)) for name in "ab"}
+    bench = Bench(**models)
+    with pytest.raises(UpstreamFailed) as caught:
+        await bench.carry(bench.exchange(plan_of(*"ab", retries=3)))
+    assert (caught.value.caller_fault, caught.value.retry_after) == (True, None)
+    assert [model.asked for model in models.values()] == [1, 1]
+
+
+async def test_a_probe_that_was_not_sent_proves_nothing() -> None:
+    """A target is left alone after failures; the call that would be its probe cannot be said in its format: it stays left alone."""
+    model = Fickle(failed("upstream_timeout"))
+    bench = Bench(a=model)
+    plan = plan_of("a")
+    for _ in range(5):
+        await outcome(bench, plan)
+    bench.clock.advance(2.0)
+    model.error = failed("upstream_rejected", caller_fault=True, sent=False)
+    assert await outcome(bench, plan) == "upstream_rejected"
+    assert bench.health.ailing["a/m"].condition == "open"
+    model.error = None
+    assert await outcome(bench, plan) == ""
+
+
 async def test_scenario_33_and_far_less_with_breakers() -> None:
     """With the breakers as they are by default the load of a failing pool is a few probes."""
     models: dict[str, Model] = {name: Fickle(failed("upstream_timeout")) for name in "abcd"}

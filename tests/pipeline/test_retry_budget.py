@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatehouse.pipeline.retry_budget import RESERVE, SHARE, WINDOW, RetryBudget
+from gatehouse.pipeline.retry_budget import MOST_FAILING, RESERVE, SHARE, WINDOW, RetryBudget
 from gatehouse.testing.fakes import FakeClock
 
 
@@ -56,3 +56,18 @@ def test_models_have_budgets_of_their_own() -> None:
     while budget.spend("broken", free=False):
         pass
     assert budget.spend("well", free=False)
+
+
+def test_targets_without_a_breaker_are_remembered_for_a_window() -> None:
+    """However many names callers make up, the memory is bounded; what is over is forgotten first."""
+    clock = FakeClock()
+    budget = RetryBudget(clock)
+    for number in range(3 * MOST_FAILING):
+        budget.failed(f"made/up-{number}")
+    assert len(budget.failing) <= MOST_FAILING
+    clock.advance(WINDOW / 2)
+    budget.failed("a")
+    assert budget.failed_lately("a")
+    clock.advance(WINDOW)
+    assert not budget.failed_lately("a")
+    assert "a" not in budget.failing

@@ -5,6 +5,9 @@ Of the others, at most a share of the calls of the last seconds may be under way
 so that a model with little traffic can fail over too. A retry that is answered is given back. So at 100 % failure the retries of
 a window are at most max(those under way when the first failure came back, RESERVE, SHARE x calls).
 
+Who has failed lately is known from the breakers. Targets without one (`breaker: {enabled: false}`) are remembered here instead:
+that they are always asked is no reason to ask them ever more often.
+
 Nothing is counted before the first retry.
 """
 
@@ -16,6 +19,8 @@ SHARE: Final = 0.1
 RESERVE: Final = 10
 WINDOW: Final = 10.0
 """Seconds."""
+MOST_FAILING: Final = 1_000
+"""Targets without a breaker that are remembered; names of those passed through are the callers' choice."""
 
 
 class _Account:
@@ -32,7 +37,27 @@ class RetryBudget:
 
     def __init__(self, clock: Clock) -> None:
         self.accounts: dict[str, _Account] = {}
+        self.failing: dict[str, float] = {}
+        """Targets without a breaker that have failed, by id, and until when that counts."""
         self._monotonic = clock.monotonic
+
+    def failed(self, target: str) -> None:
+        """A target without a breaker failed: for a window, asking it again is not free."""
+        now = self._monotonic()
+        if len(self.failing) >= MOST_FAILING and target not in self.failing:
+            for name in [name for name, until in self.failing.items() if until <= now] or list(self.failing):
+                del self.failing[name]
+        self.failing[target] = now + WINDOW
+
+    def failed_lately(self, target: str) -> bool:
+        """Whether that is so."""
+        until = self.failing.get(target)
+        if until is None:
+            return False
+        if until > self._monotonic():
+            return True
+        del self.failing[target]
+        return False
 
     def called(self, model: str) -> None:
         """A call of `model` begins."""
@@ -55,7 +80,7 @@ class RetryBudget:
         return True
 
     def answered(self, model: str) -> None:
-        """A retry was answered."""
+        """A retry was answered, or not made after all."""
         account = self.accounts.get(model)
         if account is not None and account.spent:
             account.spent -= 1

@@ -162,15 +162,18 @@ class Dispatch:
 
     async def _otherwise(self, x: Exchange, plan: Plan, tried: set[str], error: UpstreamFailed) -> Events:
         """An attempt failed: the events of the target that begins to answer well after all, or of a lower rung, and then nobody runs."""
+        told = error
         while True:
             run = self._runs[x]
             following = await self._after(x, run, error, plan, tried)
+            told = _worse(told, error)
             if following is None:
-                return self._instead(x, plan, error)
+                self._advise(plan, told)
+                return self._instead(x, plan, told)
             if x.opened:
                 self.books.attempt_failed(x, error)
             run.candidate = following
-            spent = x.attempts > 0
+            spent = x.attempts > 0 and not error.caller_fault
             try:
                 events = await self._any(x, run, plan, tried)
             except UpstreamFailed as another:
@@ -309,44 +312,49 @@ class Dispatch:
         if run.number:
             self._tally.count("gatehouse_attempts_failed_total", (run.candidate.id, error.code))
             self.health.failed(run.candidate, error, probe=run.probe)
+            if not run.candidate.breaker.enabled and not error.caller_fault:
+                self._budget.failed(run.candidate.id)
         else:
             self.health.left(run.candidate, probe=run.probe)
         run.probe = False
         self._release(x, run)
 
     async def _after(self, x: Exchange, run: Run, error: UpstreamFailed, plan: Plan, tried: set[str]) -> Target | None:
-        """The target to try after one failed or turned the call away; None when `error` is what the caller is told."""
+        """The target to try after one failed, turned the call away or has no words for it; None when there is none."""
         self.lost(x, run, error)
         run.number = 0
-        if error.final:
+        if error.final or x.attempts >= MAX_ATTEMPTS:
             return None
-        following: Target | None = None
-        if x.attempts < MAX_ATTEMPTS:
-            following = self._next(x, plan, tried)
-            if (
-                following is None
-                and error.code in RETRIED
-                and not error.caller_fault
-                and x.attempts
-                and len(tried) + plan.retries > x.attempts
-            ):
-                # There is no other: the same ones again, after a pause, as often as the route says.
+        following = self._next(x, plan, tried)
+        if error.caller_fault or not x.attempts:
+            # Nothing was sent: the next is no further attempt of anybody's.
+            return following
+        if following is not None:
+            free = following.id not in self._ailing and not self._budget.failed_lately(following.id)
+            if self._budget.spend(plan.model, free=free):
+                return following
+        elif error.code in RETRIED and len(tried) + plan.retries > x.attempts:
+            # There is no other: the same ones again, after a pause, as often as the route says.
+            if self._budget.spend(plan.model, free=False):
                 await self._clock.sleep(PAUSE * 2 ** (x.attempts - len(tried)) * (0.5 + self._rng.random()))
                 following = self._next(x, plan, set())
-        if (
-            following is not None
-            and x.attempts
-            and not self._budget.spend(plan.model, free=error.caller_fault or following.id not in self._ailing)
-        ):
-            self._tally.count("gatehouse_retries_refused_total", (plan.model,))
-            following = None
-        if following is None and error.code != CREDENTIALS and not error.caller_fault:
-            wait = self.health.earliest(self._askable(plan)) if self._ailing else None
-            if wait is not None:
-                error.retry_after = wait
-            elif error.retry_after is None and error.code in {"upstream_unreachable", "upstream_overloaded"}:
-                error.retry_after = RETRY_AFTER
-        return following
+                if following is None:
+                    self._budget.answered(plan.model)
+                return following
+        else:
+            return None
+        self._tally.count("gatehouse_retries_refused_total", (plan.model,))
+        return None
+
+    def _advise(self, plan: Plan, error: UpstreamFailed) -> None:
+        """Say in `error` when a retry can succeed, as far as anybody knows."""
+        if error.caller_fault or error.code == CREDENTIALS:
+            return
+        wait = self.health.earliest(self._askable(plan)) if self._ailing else None
+        if wait is not None:
+            error.retry_after = wait
+        elif error.retry_after is None and error.code in {"upstream_unreachable", "upstream_overloaded"}:
+            error.retry_after = RETRY_AFTER
 
     def _askable(self, plan: Plan) -> list[Target]:
         return [target for target in plan.everywhere if target.provider in self._models]
@@ -573,6 +581,11 @@ class _Contest:
     def overtaken(self, attempt: Run) -> None:
         """See `Contest`."""
         self._dispatch.overtaken(self._x, attempt)
+
+
+def _worse(told: UpstreamFailed, error: UpstreamFailed) -> UpstreamFailed:
+    """What the caller is told of two failures: the later one, but no target's failure as a fault of the caller's."""
+    return told if error.caller_fault and not error.sent and not told.caller_fault else error
 
 
 def _flag(x: Exchange, flag: str) -> None:
