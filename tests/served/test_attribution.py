@@ -62,6 +62,11 @@ async def test_usage_by_tags_from_the_command_line(tmp_path: Path) -> None:
         status, out, err = await server.gatehouse("usage", "--group-by", "tag:project", "--json")
         assert status == 0, err
         assert [(row["tag:project"], row["requests"]) for row in json.loads(out)["rows"]] == [("apollo", 2), ("vega", 1)]
+        request = (await server.chat(metadata={"project": "[bold]apollo"})).headers["x-gatehouse-request-id"]
+        await server.usage()
+        status, out, err = await server.gatehouse("trace", request)
+        assert status == 0, err
+        assert "project=[bold]apollo" in out
         status, out, _ = await server.gatehouse("usage", "--group-by", "tag:unused")
         assert status == 0
         assert "tag:unused" in out

@@ -131,6 +131,11 @@ def trace(call: dict[str, Any]) -> Group:
     at = datetime.fromtimestamp(last["at"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     words += [at, f"{call['traffic']} traffic"] if call["traffic"] != "live" else [at]
     parts: list[Any] = [Text.from_markup("  ".join(words))]
+    booked = [f"{name}={value}" for name, value in call["tags"].items()]
+    booked += [f"user {call['user']}"] if call["user"] else []
+    booked += [f"trace {call['trace_id']}"] if call["trace_id"] else []
+    if booked:
+        parts.append(Text.from_markup(safe("  ".join(booked))))
     began = 0
     for attempt in call["attempts"]:
         parts.append(_attempt(attempt, began))

@@ -94,8 +94,8 @@ MODES: Final[Mapping[str, str]] = {"chat": "", "completion": "completion", "embe
 """`model_info.mode`, and the operation to name; "" is what targets do anyway."""
 
 ELSEWHERE: Final[Mapping[str, str]] = {
-    "rpm": "limits belong to keys here: gatehouse keys create --help, limits.requests_per_minute",
-    "tpm": "limits belong to keys here: gatehouse keys create --help, limits.tokens_per_minute",
+    "rpm": "limits belong to keys here: gatehouse keys create NAME --rpm",
+    "tpm": "limits belong to keys here: gatehouse keys create NAME --tpm",
     "max_parallel_requests": "limits belong to keys (concurrency) and to the provider (max_connections)",
     "tags": "routing by tag is not known here; make a model for each, and grant it to the keys",
     "drop_params": "a target that cannot honour a field of a call is left out; nothing is dropped silently",
