@@ -116,6 +116,18 @@ async def test_no_limits_hold_nothing(world: World) -> None:
     assert x.call.max_tokens == 500
 
 
+@pytest.mark.parametrize("limits", [Limits(), Limits(requests_per_minute=10), Limits(budget=Budget(parse_usd("1"), "total"))])
+async def test_what_a_call_may_cost_is_known_without_a_budget_too(world: World, limits: Limits) -> None:
+    """The journal is told: should the process die, that is what the call is charged. It is the ceiling at the dearest target."""
+    plan = Plan("assistant", (LAB,), ((OPENAI,),), max_output_tokens=500)
+    assert (await world.admit(limits)).ceiling == CHEAP.ceiling(PROMPT, 500)
+    assert (await world.admit(limits, HI, plan)).ceiling == DEAR.ceiling(PROMPT, 500)
+    at_once = world.exchange(limits, HI, plan, None)
+    world.limit.at_once(at_once)
+    assert at_once.ceiling == DEAR.ceiling(PROMPT, 500)
+    assert (await world.admit(limits, HI, Plan("assistant", (Target("free/c", "free", "c"),)))).ceiling == 0
+
+
 @pytest.mark.parametrize(
     ("asked", "caps", "sent"),
     [

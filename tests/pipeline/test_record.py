@@ -55,7 +55,8 @@ class Desk:
         x.principal = Principal("ab12cd34", "test", frozenset({Role.DEVELOPER}), tenant="red", team="blue")
         x.call = CALL
         x.plan = Plan("assistant", (LAB, OTHER))
-        x.money_holds = (MeterHold("key:m", 500), MeterHold("team:m", 700))
+        x.money_holds = (MeterHold("key:m", 700), MeterHold("team:m", 700))
+        x.ceiling = 700
         return x
 
     def closed(self, place: int = -1) -> Closed:
@@ -87,7 +88,7 @@ async def test_an_attempt_is_opened_before_anything_is_sent(desk: Desk) -> None:
         model="assistant",
         target="lab/qwen3",
         price="p-1",
-        holds=(MeterHold("key:m", 500), MeterHold("team:m", 700)),
+        holds=(MeterHold("key:m", 700), MeterHold("team:m", 700)),
         hold=700,
         policy="cfg-1",
         commitment=Commitments(KEY).of(CALL),

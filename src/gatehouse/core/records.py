@@ -34,7 +34,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     """The price snapshot's id, or "" when unknown."""
     holds: tuple[MeterHold, ...]
     hold: int
-    """The money held for this attempt, in units of 10^-10 USD."""
+    """The most that this attempt may cost, in units of 10^-10 USD: what it is charged when it is lost, with a budget or without."""
     policy: str
     """Version of configuration and guard policy that decided."""
     commitment: bytes

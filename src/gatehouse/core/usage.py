@@ -72,6 +72,11 @@ class Price(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def ceiling(self, input_tokens: int, output_tokens: int) -> Money:
         """The most that so many tokens can cost, whatever bucket they fall in: what a hold must cover."""
-        dearest_in = max(self.input, self.cached_input, self.cache_write, self.audio_input)
-        dearest_out = max(self.output, self.reasoning, self.audio_output)
+        dearest_in, dearest_out = self.dearest
         return Money(-(-(input_tokens * dearest_in + output_tokens * dearest_out) // PER_MILLION))
+
+    @property
+    def dearest(self) -> tuple[int, int]:
+        """The highest price of a million tokens in, whatever bucket they fall in, and of a million out."""
+        into = max(self.input, self.cached_input, self.cache_write, self.audio_input)
+        return into, max(self.output, self.reasoning, self.audio_output)

@@ -134,7 +134,6 @@ class Bookkeeper:
         if x.attribution is None:
             x.attribution = self._attribute(x)
         price = target.price
-        holds = x.money_holds
         record = Opened(
             x.request_id,
             x.attempts + 1,
@@ -146,8 +145,8 @@ class Bookkeeper:
             plan.model,
             target.id,
             "" if price is None else price.snapshot,
-            holds,
-            max([hold.amount for hold in holds]) if holds else 0,
+            x.money_holds,
+            x.ceiling,
             self._policy(),
             x.commitment,
             x.attribution,

@@ -51,6 +51,7 @@ class Exchange:
         "body",
         "cache",
         "call",
+        "ceiling",
         "charge",
         "clock_start",
         "commitment",
@@ -103,6 +104,8 @@ class Exchange:
         # what is held and used
         self.holds: tuple[Hold, ...] = ()
         self.money_holds: tuple[MeterHold, ...] = ()
+        self.ceiling = 0
+        """The most that an attempt may cost, in units of 10^-10 USD, whether or not anybody has a budget for it."""
         self.target: Target | None = None
         """The target that answers, or answered last."""
         self.attempts = 0

@@ -1,7 +1,7 @@
 """What a child process does until it is killed: carry calls as a worker does, and now and then drain as a steward does.
 
 Whatever has happened for certain is appended to a file of acknowledgements, one line in one write: "o <call>" when the
-opened record is kept, "c <call> <charge>" when the closed one is.
+opened record is kept, "c <call> <charge>" when the closed one is. Every second call is that of a key without a budget.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ async def _carry(folder: Path, incarnation: str, drains: bool) -> None:
     while True:
         for _ in range(chance.randrange(1, 60)):
             number += 1
-            x = _exchange(f"{incarnation}-{number}", clock)
+            x = _exchange(f"{incarnation}-{number}", clock, budget=number % 2 == 0)
             await record.admit(x)
             for _ in range(chance.choice((1, 1, 1, 2))):
                 if x.opened:
@@ -100,13 +100,14 @@ async def _carry(folder: Path, incarnation: str, drains: bool) -> None:
 TARGET = Target("lab/qwen3", "lab", "qwen3")
 
 
-def _exchange(request_id: str, clock: SystemClock) -> Exchange:
+def _exchange(request_id: str, clock: SystemClock, *, budget: bool) -> Exchange:
     x = Exchange(request_id, Head("POST", "/v1/chat/completions", {}), None, cast("Any", None))
     x.started_at, x.clock_start = clock.now(), clock.monotonic()
     x.principal = Principal("ab12cd34", "test", frozenset({Role.DEVELOPER}))
     x.call = Call(model="assistant", messages=(Message("user", "hello"),))
     x.plan = Plan("assistant", (TARGET,))
-    x.money_holds = (MeterHold(METER, HOLD),)
+    x.money_holds = (MeterHold(METER, HOLD),) if budget else ()
+    x.ceiling = HOLD
     x.marks = [x.clock_start]
     x.entered = 2
     return x

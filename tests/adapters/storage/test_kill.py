@@ -28,6 +28,11 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines(keepends=True) if path.exists() else []
 
 
+def budgeted(request_id: str) -> bool:
+    """Whether the call's key has a budget."""
+    return int(request_id.rpartition("-")[2]) % 2 == 0
+
+
 class Victims:
     """Child processes, one at a time."""
 
@@ -69,7 +74,8 @@ class Victims:
 
 async def test_no_kill_loses_or_doubles_a_call(tmp_path: Path) -> None:
     """After all the kills and one drain: each acknowledged end is in the ledger as acknowledged, each call that was only opened is lost
-    and charged its hold, every call has one final row and one audit event, meters are the sum of the rows, and the log verifies."""
+    and charged its hold, budget or none, every call has one final row and one audit event, the meter is the sum of its rows, and the
+    log verifies."""
     chance = random.Random(20260101)
     victims = Victims(tmp_path)
     for number in range(KILLS):
@@ -84,7 +90,7 @@ async def test_no_kill_loses_or_doubles_a_call(tmp_path: Path) -> None:
     closed = {
         line.split()[1]: int(line.split()[2]) for line in lines(tmp_path / "acknowledged") if line.startswith("c ") and line.endswith("\n")
     }
-    query = select(LEDGER.c.request_id, LEDGER.c.outcome, LEDGER.c.charge, LEDGER.c.final)
+    query = select(LEDGER.c.request_id, LEDGER.c.outcome, LEDGER.c.charge, LEDGER.c.final, LEDGER.c.attempt)
     rows = await database.read(lambda connection: list(connection.execute(query)))
     final = {row.request_id: row for row in rows if row.final}
     assert len(final) == sum(bool(row.final) for row in rows)
@@ -96,9 +102,10 @@ async def test_no_kill_loses_or_doubles_a_call(tmp_path: Path) -> None:
     unknown = final.keys() - closed.keys()
     assert len(unknown) <= KILLS
     assert all(final[name].outcome in {"lost", "completed"} for name in unknown)
-    assert {final[name].charge for name in unknown if final[name].outcome == "lost"} <= {0, HOLD}
+    lost = [row for row in final.values() if row.outcome == "lost"]
+    assert all(row.charge == (HOLD if row.attempt else 0) for row in lost)
     spent = await database.read(lambda connection: connection.scalar(select(METERS.c.spent).where(METERS.c.meter == METER)))
-    assert spent == sum(row.charge for row in rows)
+    assert spent == sum(row.charge for row in rows if budgeted(row.request_id))
     report = await database.read(lambda connection: verify(connection, AuditSigner(bytes(range(32)), "0123456789abcdef"), seal_key=SEAL))
     assert (report.ok, report.size) == (True, len(final))
     assert list((tmp_path / "journals").glob("[!.]*")) == []

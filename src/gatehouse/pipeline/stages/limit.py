@@ -18,7 +18,7 @@ from gatehouse.core.money import format_usd
 from gatehouse.core.plans import Plan, Target
 from gatehouse.core.ports import Clock
 from gatehouse.core.records import MeterHold
-from gatehouse.core.usage import Price
+from gatehouse.core.usage import PER_MILLION
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.lease_book import Account, LeaseBook, Pool, Refusal
 from gatehouse.pipeline.token_bounds import at_least, at_most
@@ -71,7 +71,8 @@ class _Terms:
     def __init__(self, plan: Plan) -> None:
         targets = plan.everywhere
         self.plan = plan
-        self.prices: tuple[Price, ...] = tuple(dict.fromkeys(target.price for target in targets if target.price is not None))
+        self.prices = tuple(dict.fromkeys(target.price.dearest for target in targets if target.price is not None))
+        """For each price that may apply, its dearest million of tokens in and out."""
         outputs = [target.max_output_tokens for target in targets]
         self.most_output = None if None in outputs else max((bound for bound in outputs if bound is not None), default=None)
         """The most that any target writes; None when one of them does not say."""
@@ -80,7 +81,7 @@ class _Terms:
 
 
 class Limit:
-    """Sets `x.holds` and `x.money_holds`; writes the bound of the answer into `x.call`; narrows `x.plan` to where the prompt fits."""
+    """Sets `x.holds`, `x.money_holds`, `x.ceiling`; writes the answer's bound into `x.call`; narrows `x.plan` to where the prompt fits."""
 
     name = "limit"
 
@@ -133,11 +134,13 @@ class Limit:
         if caller is None or caller.principal is not principal or not caller.since <= now < caller.until:
             caller = self._caller(principal, now)
         money = 0
-        if caller.money:
-            for price in prices:
-                ceiling = price.ceiling(prompt, answer)
-                if ceiling > money:  # noqa: PLR1730 - max() costs three times as much
-                    money = ceiling
+        for into, out in prices:
+            # `Price.ceiling`, of what was worked out once for the plan.
+            ceiling = -(-(prompt * into + answer * out) // PER_MILLION)
+            if ceiling > money:  # noqa: PLR1730 - max() costs three times as much
+                money = ceiling
+        # Without a budget too: a call whose process dies is charged this, whoever made it.
+        x.ceiling = money
         amounts = (1, prompt + answer, 1, money)
         return caller, tuple([amounts[kind] for kind in caller.kinds]), now
 
@@ -171,8 +174,8 @@ class Limit:
         else:
             self._book.settle(holds, x.usage.total, x.charge)
 
-    def _bounds(self, x: Exchange, call: Call, plan: Plan) -> tuple[int, int, tuple[Price, ...]]:
-        """The most tokens that may go in and that may come out, and the prices they may be charged at."""
+    def _bounds(self, x: Exchange, call: Call, plan: Plan) -> tuple[int, int, tuple[tuple[int, int], ...]]:
+        """The most tokens that may go in and that may come out, and the dearest prices (in, out) of a million they may be charged at."""
         terms = self._terms.get(plan.model)
         if terms is None or terms.plan is not plan:
             terms = _Terms(plan)
