@@ -59,6 +59,15 @@ async def test_words_and_stale_answers_cost_nothing() -> None:
     assert x.cache == "bypass"
 
 
+async def test_words_are_not_kept() -> None:
+    """A call whose answer the cache wanted is no longer a miss: the words must not answer the next one when the targets are back."""
+    bench = bench_of()
+    x = bench.exchange(plan())
+    x.cache = "miss"
+    await bench.carry(x)
+    assert (x.headers["x-gatehouse-rung"], x.cache) == ("text", "bypass")
+
+
 async def test_a_stale_answer_passes_as_it_was() -> None:
     """The very event that was kept; the record says stale."""
     bench = bench_of()

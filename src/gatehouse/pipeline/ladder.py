@@ -50,8 +50,8 @@ class Rungs:
     def descend(self, x: Exchange, plan: Plan, below: tuple[Rung, Answer]) -> Events:
         """Answer `x` with what `below` found; no attempt may be open any more."""
         rung, answer = below
-        if rung == "stale":
-            x.cache = "stale"
+        # Neither is kept: what is said while every target is out must not be said again when they are back.
+        x.cache = "stale" if rung == "stale" else "bypass"
         x.target = None
         if x.lost is None:
             x.usage = NO_USAGE

@@ -165,6 +165,7 @@ class Steward:
         """What a worker said that it ended, by the poll's number."""
         self._changed = asyncio.Event()
         self._draining = False
+        self._over = False
         self._listener: socket.socket | None = None
         self._board = TargetBoard(clock, self._alarmed)
         self.problems: dict[str, str] = {}
@@ -174,10 +175,10 @@ class Steward:
         """Hand over what workers may ask for. They are started before it is built, so that both happen at the same time,
         and ask for nothing before they are configured."""
         self._equipment = parts
-        self._spawn(self._drain_loop(), name="drain")
-        self._spawn(self._checkpoint_loop(), name="checkpoint")
         self._desk = ResponseDesk(parts.responses, self.cancel_response)
-        self._spawn(self._sweep_loop(), name="sweep")
+        self._spawn(self._repeat("drain", DRAIN_SECONDS, parts.books.drain_now), name="drain")
+        self._spawn(self._repeat("checkpoint", CHECKPOINT_SECONDS, parts.checkpoint), name="checkpoint")
+        self._spawn(self._repeat("sweep", SWEEP_SECONDS, parts.sweep), name="sweep")
 
     @property
     def _parts(self) -> Parts:
@@ -468,20 +469,12 @@ class Steward:
 
     # -- what repeats ------------------------------------------------------------------------------------------
 
-    async def _drain_loop(self) -> None:
-        while True:
-            await self._clock.sleep(DRAIN_SECONDS)
-            await self._try("drain", self._parts.books.drain_now)
-
-    async def _checkpoint_loop(self) -> None:
-        while True:
-            await self._clock.sleep(CHECKPOINT_SECONDS)
-            await self._try("checkpoint", self._parts.checkpoint)
-
-    async def _sweep_loop(self) -> None:
-        while True:
-            await self._clock.sleep(SWEEP_SECONDS)
-            await self._try("sweep", self._parts.sweep)
+    async def _repeat(self, part: str, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+        while not self._over:
+            await self._clock.sleep(seconds)
+            # What would begin now would find the database closed.
+            if not self._over:
+                await self._try(part, work)
 
     async def _try(self, part: str, work: Callable[[], Awaitable[object]]) -> None:
         try:
@@ -513,6 +506,7 @@ class Steward:
             self._listener.close()
         await self._until(lambda: not self.pids, grace + 5.0)
         await asyncio.gather(*(child.stop(1.0) for child in children))
+        self._over = True
         if self._equipment is not None:
             await self._try("drain", self._equipment.books.drain_now)
             await self._try("checkpoint", self._equipment.checkpoint)
