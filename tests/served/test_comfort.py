@@ -72,8 +72,9 @@ async def test_records_name_who_a_trusted_proxy_heard(server: Server, upstream: 
     assert (trace["peer"], trace["attempts"][-1]["error"]) == ("203.0.113.10", "invalid_api_key")
 
 
-async def test_a_request_sent_again_is_charged_once(server: Server, upstream: FakeUpstream) -> None:
-    """Twenty times the same request over two workers, some at once: one call upstream, one in the ledger, one answer for all."""
+async def test_scenario_37_a_request_sent_again_is_charged_once(server: Server, upstream: FakeUpstream) -> None:
+    """The same request fifty times at once over two workers, and once more: one call upstream, one in the ledger, one answer for all;
+    another body under the same key is a 422."""
     upstream.will(completion("Once.", usage=usage_of(10, 10)))
     key = await server.make_key(budget={"usd": "1", "period": "day"})
     before = upstream.requests
@@ -82,10 +83,10 @@ async def test_a_request_sent_again_is_charged_once(server: Server, upstream: Fa
         body = {"model": "assistant", "messages": [{"role": "user", "content": text}]}
         return asyncio.ensure_future(server.ask("POST", "/llm/v1/chat/completions", body, key=key, headers={"idempotency-key": "n-1"}))
 
-    replies: list[Reply] = [reply for _ in range(2) for reply in await asyncio.gather(*(ask() for _ in range(10)))]
+    replies: list[Reply] = [reply for times in (50, 1) for reply in await asyncio.gather(*(ask() for _ in range(times)))]
     assert {reply.status for reply in replies} == {200}
     assert len({reply.body for reply in replies}) == 1
-    assert [reply.headers.get("x-gatehouse-replayed") for reply in replies].count("true") == 19
+    assert [reply.headers.get("x-gatehouse-replayed") for reply in replies].count("true") == 50
     assert upstream.requests == before + 1
     rows = [row for row in await server.usage() if row["key"] == key[8:16]]
     assert [(row["requests"], row["cost_usd"]) for row in rows] == [(1, "0.00002")]
