@@ -139,6 +139,10 @@ ARRIVALS: Final = _Arrivals()
 class Silent:
     """Books that nobody reads."""
 
+    def commits_beside(self, x: Exchange) -> bool:
+        """Nothing is large here."""
+        return False
+
     async def commit(self, x: Exchange) -> None:
         """Nothing to commit to."""
 

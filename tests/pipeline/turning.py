@@ -77,6 +77,10 @@ async def one(event: Event) -> AsyncGenerator[Event, None]:
 class Silent:
     """Books that nobody reads."""
 
+    def commits_beside(self, x: Exchange) -> bool:
+        """Nothing is large here."""
+        return False
+
     async def commit(self, x: Exchange) -> None:
         """Nothing to commit to."""
 

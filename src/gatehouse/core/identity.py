@@ -56,7 +56,10 @@ class Principal(msgspec.Struct, frozen=True):
 
     def may(self, permission: Permission) -> bool:
         """Whether one of the roles grants `permission`."""
-        return any(permission in GRANTS[role] for role in self.roles)
+        for role in self.roles:  # noqa: SIM110 - every call asks, and any() with a generator costs four times as much
+            if permission in GRANTS[role]:
+                return True
+        return False
 
 
 class KeyRecord(msgspec.Struct, frozen=True):

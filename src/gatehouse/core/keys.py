@@ -37,6 +37,8 @@ _BLOCK: Final = 64
 """Bytes that SHA-256 takes at a time."""
 _START: Final = PREFIX.encode()
 _ID_END: Final = len(PREFIX) + ID_LENGTH
+ID_AT: Final = slice(len(PREFIX), _ID_END)
+"""Where the id stands in a key."""
 _CHECK_AT: Final = KEY_LENGTH - CHECK_LENGTH
 _IN_TEXT: Final = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{8,}}")
 

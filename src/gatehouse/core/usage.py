@@ -37,7 +37,16 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def total(self) -> int:
         """The provider's total."""
-        return self.input_total + self.output_total
+        # Summed here rather than of the two above: each of them would be a call, and every call asks for this.
+        into = self.input + self.cached_input + self.cache_write + self.audio_input
+        return into + self.output + self.reasoning + self.audio_output
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether a bucket is below zero, which no honest count is."""
+        # One of several integers is negative exactly when all of them or-ed together are.
+        buckets = self.input | self.cached_input | self.cache_write | self.output | self.reasoning | self.audio_input | self.audio_output
+        return buckets < 0
 
 
 def added(one: Usage, other: Usage, sign: int = 1) -> Usage:

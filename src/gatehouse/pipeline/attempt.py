@@ -1,10 +1,15 @@
 """An attempt at a target: what the model is told of it, and what Dispatch knows while it runs."""
 
+from collections.abc import Callable
+from typing import Final
+
 from gatehouse.core.plans import Deadlines, Target
-from gatehouse.core.ports import Model
+from gatehouse.core.ports import Model, Tally
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.target_loads import Visit
 from gatehouse.pipeline.turnstile import Ticket
+
+MOST_GAUGES: Final = 1_000
 
 
 class Attempt:
@@ -24,6 +29,21 @@ class Attempt:
         """See `core.ports.Attempt`."""
         if self.ticket is not None:
             self.ticket.leave(done=True)
+
+
+class TargetGauges(dict[str, Callable[[int], None]]):
+    """By target id, what counts the calls that it is answering: looked up in the tally once and then kept, for a bounded number."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    def __missing__(self, target_id: str) -> Callable[[int], None]:
+        if len(self) >= MOST_GAUGES:
+            self.clear()
+        self._tally.gauge("gatehouse_target_running", (target_id,), 0)
+        gauge = self[target_id] = self._tally.counter("gatehouse_target_running", (target_id,))
+        return gauge
 
 
 class Run:

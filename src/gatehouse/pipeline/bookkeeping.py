@@ -111,10 +111,15 @@ class Bookkeeper:
         """Records of ended calls that the disk has not taken yet."""
         return len(self._waiting)
 
-    async def commit(self, x: Exchange) -> None:
-        """Make the commitment of a large call beside the loop; to be awaited before `opened`, which else does it in place."""
+    def commits_beside(self, x: Exchange) -> bool:
+        """Whether the call is so large that its commitment is made beside the loop: then `commit` is to be awaited before `opened`."""
         call = x.call
-        if self._offload is not None and call is not None and not x.commitment and _characters(call) > LARGE_CHARACTERS:
+        return self._offload is not None and call is not None and not x.commitment and _characters(call) > LARGE_CHARACTERS
+
+    async def commit(self, x: Exchange) -> None:
+        """Make the commitment of a large call beside the loop; `opened` does that of others in place."""
+        call = x.call
+        if self._offload is not None and call is not None and self.commits_beside(x):
             x.commitment = await self._offload(lambda: self._commitments.of(call))
 
     def opened(self, x: Exchange, target: Target) -> None:
@@ -231,7 +236,8 @@ class Bookkeeper:
         principal, plan, target, call = x.principal, x.plan, x.target, x.call
         if call is not None and not x.commitment:
             x.commitment = self._commitments.of(call)
-        if x.attribution is None:
+        if x.attribution is None and not x.attempts:
+            # Else the first attempt's record has asked.
             x.attribution = self._attribute(x)
         price = None if target is None else target.price
         return Closed(
@@ -246,7 +252,7 @@ class Bookkeeper:
             "" if target is None else target.id,
             "" if target is None else target.model,
             "" if price is None else price.snapshot,
-            (x.outcome or Outcome.FAILED).value,
+            (x.outcome or Outcome.FAILED)._value_,  # what `value` is, without asking the descriptor
             "" if error is None else error.code,
             x.usage if x.lost is None else added(x.usage, x.lost.usage, -1),
             x.charge if x.lost is None else Money(x.charge - x.lost.charge),

@@ -131,6 +131,11 @@ class Exchange:
         self.headers: dict[str, str] = {}
         """Response headers that stages add."""
 
+    def flag(self, flag: str) -> None:
+        """Note something about the call, once; it is in its records."""
+        if flag not in self.flags:
+            self.flags.append(flag)
+
     def end(self, outcome: Outcome) -> None:
         """Stop the call from outside (client gone, deadline, revoked, shutdown). The first word counts; later ones are ignored."""
         if self.outcome is None:

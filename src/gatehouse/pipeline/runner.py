@@ -22,8 +22,12 @@ from gatehouse.pipeline.exchange import Exchange
 
 logger = logging.getLogger("gatehouse.pipeline")
 
-Deliver = Callable[[Exchange, Events], Awaitable[None]]
-"""Takes the events to whoever asked. It returns when all but the closing bytes are out."""
+Deliver = Callable[[Exchange, Events], Awaitable[None] | None]
+"""Takes the events to whoever asked. When it has returned, and what it returned is over, all but the closing bytes are out."""
+
+
+def nothing_held(stage: object, x: Exchange) -> None:
+    """The `settle` of a stage that has nothing to put right. Nobody calls it for each call: the runner knows it."""
 
 
 class Stage(Protocol):
@@ -63,8 +67,13 @@ class Runner:
         self._monotonic = clock.monotonic
         self._now = clock.now
         self._steps = tuple((getattr(stage, "at_once", _never), stage) for stage in stages)
-        self._watchers = tuple((depth, watch) for depth, stage in enumerate(stages, 1) if (watch := getattr(stage, "watch", None)))[::-1]
-        self._settlers = tuple(stages[:depth][::-1] for depth in range(len(stages) + 1))
+        watches = [getattr(stage, "watch", None) for stage in stages]
+        self._watchers = tuple(tuple(watch for watch in watches[:depth][::-1] if watch) for depth in range(len(stages) + 1))
+        """Who watches the stream of a call that entered so many stages, in order."""
+        settling = [None if getattr(type(stage), "settle", None) is nothing_held else stage for stage in stages]
+        self._settlers = tuple(
+            tuple(stage for stage in reversed(settling[:depth]) if stage is not None) for depth in range(len(stages) + 1)
+        )
         """Who settles a call that entered so many stages, in order."""
         self.running: set[Exchange] = set()
 
@@ -84,24 +93,26 @@ class Runner:
         source: Events | None = None
         events: Events | None = None
         try:
-            source = await self._admit(x)
+            stage = self._first_to_wait(x)
+            while (source := await stage.admit(x)) is None:
+                x.marks.append(self._monotonic())
+                stage = self._first_to_wait(x)
+            x.marks.append(self._monotonic())
             events = source
-            for depth, watch in self._watchers:
-                if depth <= x.entered:
-                    events = watch(x, events)
-            await deliver(x, events)
+            for watch in self._watchers[x.entered]:
+                events = watch(x, events)
+            delivering = deliver(x, events)
+            if delivering is not None:
+                await delivering
             if x.outcome is None:
                 x.outcome = Outcome.COMPLETED
         except GatehouseError as error:
             self._fail(x, error, streaming=source is not None)
             raise
         except asyncio.CancelledError:
-            if x.outcome is None or x.outcome is Outcome.COMPLETED:
-                x.outcome = Outcome.SHUTDOWN
-            if x.outcome is Outcome.DEADLINE:
-                _this_task().uncancel()
-                x.error = UpstreamFailed("The call took longer than its deadline.", code="upstream_timeout")
-                raise x.error from None
+            late = self._late(x)
+            if late is not None:
+                raise late from None
             raise
         except BaseException as fault:
             logger.exception("call %s: a fault of ours", x.request_id)
@@ -132,18 +143,29 @@ class Runner:
         if cut is not None:
             raise cut
 
-    async def _admit(self, x: Exchange) -> Events:
+    def _first_to_wait(self, x: Exchange) -> Stage:
+        """Go on through the stages that let the call pass at once; the one that is entered and must be waited for."""
         mark = x.marks.append
         monotonic = self._monotonic
-        for depth, (at_once, stage) in enumerate(self._steps, 1):
+        depth = x.entered
+        for at_once, stage in self._steps[depth:] if depth else self._steps:
+            depth += 1
             x.entered = depth
             if not at_once(x):
-                events = await stage.admit(x)
-                if events is not None:
-                    mark(monotonic())
-                    return events
+                return stage
             mark(monotonic())
         raise Internal("No stage answered the call.")
+
+    @staticmethod
+    def _late(x: Exchange) -> UpstreamFailed | None:
+        """A call was cancelled: what its caller is told when that was for its deadline."""
+        if x.outcome is None or x.outcome is Outcome.COMPLETED:
+            x.outcome = Outcome.SHUTDOWN
+        if x.outcome is not Outcome.DEADLINE:
+            return None
+        _this_task().uncancel()
+        x.error = late = UpstreamFailed("The call took longer than its deadline.", code="upstream_timeout")
+        return late
 
     @staticmethod
     def _fail(x: Exchange, error: GatehouseError, *, streaming: bool) -> None:

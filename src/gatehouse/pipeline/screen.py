@@ -223,6 +223,15 @@ def _is_empty(choice: ChoiceDelta) -> bool:
     return not (said or choice.finish or choice.begins or choice.logprobs)
 
 
+def plain_answer(answer: Answer) -> str:
+    """Every text of a whole answer, one below the other, in the order of `answer_texts`."""
+    if len(answer.choices) == 1:
+        choice = answer.choices[0]
+        if not (choice.reasoning or choice.refusal or choice.tools):
+            return choice.text or ""
+    return "\n".join([text for _, text in answer_texts(answer)])
+
+
 def answer_texts(answer: Answer) -> Iterator[tuple[str, str]]:
     """Every text of a whole answer with its place."""
     for number, choice in enumerate(answer.choices):

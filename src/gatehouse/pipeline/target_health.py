@@ -6,10 +6,10 @@ for one worker is asked by the others only as a probe.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from gatehouse.core.errors import UpstreamFailed
+from gatehouse.core.errors import GatehouseError, Unavailable, UpstreamFailed
 from gatehouse.core.plans import Plan, Target
 from gatehouse.core.ports import Clock, Rng, Tally
 from gatehouse.core.targets import TargetNews, TargetState
@@ -63,6 +63,22 @@ class TargetHealth:
     def refused_everywhere(self, targets: Iterable[Target]) -> bool:
         """Whether every one of them is out because it refused our credentials."""
         return all((breaker := self.ailing.get(target.id)) is not None and breaker.condition == "quarantined" for target in targets)
+
+    def nobody(self, targets: Sequence[Target], retry_after: float) -> GatehouseError:
+        """None of them can be asked now: why, and when one can; after `retry_after` seconds where that is not known."""
+        if targets and self.refused_everywhere(targets):
+            return UpstreamFailed(
+                "The model is not available: its provider refused us.", code=CREDENTIALS, detail="quarantined", sent=False
+            )
+        wait = self.earliest(targets) if targets else None
+        if wait is None:
+            return Unavailable("No target of this model can be asked now.", retry_after=retry_after)
+        return Unavailable(
+            f"Every target of this model is left alone after failures; one is tried again in {max(wait, 0.1):.1f} s.",
+            code="targets_out",
+            retry_after=wait,
+            detail=", ".join(f"{target.id}: {self.ailing[target.id].reason}" for target in targets if target.id in self.ailing),
+        )
 
     # --- after it --------------------------------------------------------------------------------------------------
 

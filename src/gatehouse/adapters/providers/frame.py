@@ -42,6 +42,7 @@ _STARTED: Final = Chunk()
 """What a stream yields to nobody, so that its generator has begun and closing it always runs its end."""
 _PING_SECONDS: Final = 5.0
 _WHOLE: Final = "application/json"
+_JSON: Final = b"application/json"
 _MOST_PATHS: Final = 4_096
 """Heads that are kept. Paths come from the operator's targets, so there are few; this is for a codec that makes a mistake."""
 
@@ -275,11 +276,11 @@ class HttpModel:
             raise self._refusal(reply)
         if status != 200:
             raise self._invalid(f"status {status}")
-        kind = reply.headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+        kind = reply.headers.get(b"content-type", _JSON)
         body = reply.take()
         if not body:
             raise self._invalid("an empty answer")
-        if kind != b"application/json" and not kind.endswith(b"+json"):
+        if kind != _JSON and not (kind := kind.partition(b";")[0].strip().lower()).endswith(b"+json") and kind != _JSON:
             raise self._invalid("an answer that is not JSON")
         return form.decode(body, call)
 

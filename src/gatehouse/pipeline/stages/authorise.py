@@ -11,6 +11,7 @@ from gatehouse.core.errors import Forbidden
 from gatehouse.core.grants import grants_call
 from gatehouse.core.identity import Permission, Principal
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.runner import nothing_held
 
 Canonical = Callable[[str], str]
 """A model's own name for any name it may be asked for by; a name that nothing is known of stays as it is."""
@@ -28,6 +29,7 @@ class Authorise:
     """Refuses what the caller has no grant for."""
 
     name = "authorise"
+    settle = nothing_held
 
     def __init__(self, canonical: Canonical = str) -> None:
         self._canonical = canonical
@@ -42,6 +44,3 @@ class Authorise:
             raise Forbidden("This call has no identity.", code="permission_denied")
         authorise_model(x.principal, x.call.model, self._canonical)
         return True
-
-    def settle(self, x: Exchange) -> None:
-        """Nothing is held."""

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import msgspec
 
 from gatehouse.core.calls import Call
-from gatehouse.core.errors import GatehouseError, Unavailable, UpstreamFailed
+from gatehouse.core.errors import GatehouseError, UpstreamFailed
 from gatehouse.core.events import Chunk, Event, Events
 from gatehouse.core.limits import Dimension
 from gatehouse.core.money import ZERO, Money
@@ -26,7 +26,7 @@ from gatehouse.core.plans import Capability, Deadlines, Plan, Target
 from gatehouse.core.ports import Clock, Model, Rng, Tally, TokenCounter
 from gatehouse.core.single import Single
 from gatehouse.core.usage import Usage, added
-from gatehouse.pipeline.attempt import Attempt, Run
+from gatehouse.pipeline.attempt import Attempt, Run, TargetGauges
 from gatehouse.pipeline.deadlines import CallDeadlines
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange, Lost
 from gatehouse.pipeline.hedging import Hedging, race
@@ -53,10 +53,16 @@ ATTEMPTS_HEADER: Final = "x-gatehouse-attempts"
 MOST_TOKENS: Final = 10_000_000
 """More tokens in or out of one choice than any model can take: such a count is not believed."""
 _STARTED: Final = Chunk()
+_MONEY: Final = Dimension.MONEY
+_TOKENS: Final = Dimension.TOKENS
+"""Looking up a member of an enumeration costs more than the comparison."""
 
 
 class Books(Protocol):
     """What Dispatch needs of whoever keeps the journal."""
+
+    def commits_beside(self, x: Exchange) -> bool:
+        """Whether `commit` has something to wait for."""
 
     async def commit(self, x: Exchange) -> None:
         """Make the commitment of a large call beside the loop, before `opened` needs it."""
@@ -98,6 +104,7 @@ class Dispatch:
         self._tally = tally
         self._deadlines = CallDeadlines(clock)
         self._runs: dict[Exchange, Run] = {}
+        self._gauges = TargetGauges(tally)
         parts = reliability or Reliability(TargetHealth(clock, rng, tally), TargetLoads(clock))
         self.health = parts.health
         self.loads = parts.loads
@@ -134,7 +141,7 @@ class Dispatch:
             tried = set()
             target = self._next(x, plan, tried)
             if target is None:
-                return self._instead(x, plan, self._nobody(plan))
+                return self._instead(x, plan, self.health.nobody(self._askable(plan), RETRY_AFTER))
         if self._retrying:
             self._budget.called(plan.model)
         run: Run | None
@@ -154,7 +161,8 @@ class Dispatch:
             run.ticket.began()
         x.first_event = self._clock.monotonic() - x.clock_start
         if type(events) is Single:
-            return Single(self._whole(x, run, events.event))
+            event = self._whole(x, run, events.event)
+            return events if event is events.event else Single(event)
         stream = self._count(x, run, events)
         # A generator that was never entered runs no `finally` when it is closed; now it stands at its first yield.
         await stream.asend(None)
@@ -215,34 +223,50 @@ class Dispatch:
 
     # --- asking ----------------------------------------------------------------------------------------------------
 
-    async def ask(self, x: Exchange, run: Run, call: Call, plan: Plan, target: Target) -> Events:
-        """One attempt: the events of `target` once it has begun to answer."""
+    def ask(self, x: Exchange, run: Run, call: Call, plan: Plan, target: Target) -> Awaitable[Events]:
+        """One attempt: the events of `target` once it has begun to answer. Nothing stands between the call and its model unless
+        something has to be waited for first."""
         if self._ailing:
             run.probe = self.health.take(target)
-        model = self._models[target.provider]
-        deadlines = target.deadlines
+        run.model = self._models[target.provider]
         if plan.policy in MEASURED:
             # Before its turnstile: what waits there is work before the target too.
             run.visit = self.loads.enter(target.id, prompt_tokens(call), call)
+        if plan.strict_audit or target.provider in self._slotted or (not x.commitment and self.books.commits_beside(x)):
+            return self._ask_later(x, run, call, plan, target)
+        self._open(x, run, target, target.deadlines)
+        return self._told(x, run, call, target)
+
+    async def _ask_later(self, x: Exchange, run: Run, call: Call, plan: Plan, target: Target) -> Events:
+        deadlines = target.deadlines
         if target.provider in self._slotted:
             deadlines = await self._pass(x, run, target)
-        run.target = target
-        run.model = model
-        run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", deadlines, run.ticket)
-        self._tally.gauge("gatehouse_target_running", (target.id,), 1)
         if not x.commitment:
             await self.books.commit(x)
-        self.books.opened(x, target)
-        run.number = x.attempts
+        self._open(x, run, target, deadlines)
         if plan.strict_audit:
             await self.books.durable()
+        return await self._told(x, run, call, target)
+
+    def _open(self, x: Exchange, run: Run, target: Target, deadlines: Deadlines) -> None:
+        """From here on an attempt runs, and the journal says so."""
+        run.target = target
+        run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", deadlines, run.ticket)
+        self._gauges[target.id](1)
+        self.books.opened(x, target)
+        run.number = x.attempts
+
+    def _told(self, x: Exchange, run: Run, call: Call, target: Target) -> Awaitable[Events]:
+        """The model is asked, in words that suit the target."""
+        assert run.model is not None
+        assert run.attempt is not None
         if call.stream and Capability.STREAM not in target.capabilities:
             call = msgspec.structs.replace(call, stream=False)
         most = target.max_output_tokens
         if most is not None and call.max_tokens is not None and call.max_tokens > most:
             # Held for the largest target of the plan; this one writes less and may refuse a bound beyond its own.
             call = msgspec.structs.replace(call, max_tokens=most)
-        return await model.answer(self._shown(x, call, target, run.attempt), target, run.attempt)
+        return run.model.answer(self._shown(x, call, target, run.attempt), target, run.attempt)
 
     async def _pass(self, x: Exchange, run: Run, target: Target) -> Deadlines:
         """Through the target's turnstile; the deadlines that are left then. Raises UpstreamFailed when it turns the call away."""
@@ -381,7 +405,7 @@ class Dispatch:
 
     def _release(self, x: Exchange, run: Run) -> None:
         if run.target is not None:
-            self._tally.gauge("gatehouse_target_running", (run.target.id,), -1)
+            self._gauges[run.target.id](-1)
             run.target = None
         if run.visit is not None:
             run.visit.leave(x.usage.output_total if run.begun else 0)
@@ -391,23 +415,6 @@ class Dispatch:
             run.ticket = None
 
     # --- when nobody answers ---------------------------------------------------------------------------------------
-
-    def _nobody(self, plan: Plan) -> GatehouseError:
-        """No target can be asked now: why, and when one can."""
-        targets = self._askable(plan)
-        if targets and self.health.refused_everywhere(targets):
-            return UpstreamFailed(
-                "The model is not available: its provider refused us.", code=CREDENTIALS, detail="quarantined", sent=False
-            )
-        wait = self.health.earliest(targets) if targets else None
-        if wait is None:
-            return Unavailable("No target of this model can be asked now.", retry_after=RETRY_AFTER)
-        return Unavailable(
-            f"Every target of this model is left alone after failures; one is tried again in {max(wait, 0.1):.1f} s.",
-            code="targets_out",
-            retry_after=wait,
-            detail=", ".join(f"{target.id}: {self._ailing[target.id].reason}" for target in targets if target.id in self._ailing),
-        )
 
     def _instead(self, x: Exchange, plan: Plan, error: GatehouseError) -> Events:
         """What answers below the last target; raises `error` when nothing does."""
@@ -467,9 +474,11 @@ class Dispatch:
         assert not isinstance(event, Chunk)
         for choice in event.choices:
             size = len(choice.text or "") + len(choice.reasoning or "") + len(choice.refusal or "")
-            size += sum(len(tool.arguments) + len(tool.name) for tool in choice.tools)
-            run.pieces += 1 if size else 0
-            run.characters += size
+            if choice.tools:
+                size += sum(len(tool.arguments) + len(tool.name) for tool in choice.tools)
+            if size:
+                run.pieces += 1
+                run.characters += size
         if event.usage is not None:
             event = self._believe(x, run, event)
         # The last event of its stream: what it cost is known before it is written out.
@@ -481,9 +490,8 @@ class Dispatch:
         usage = event.usage
         assert usage is not None
         into, out = usage.input_total, usage.output_total
-        most = MOST_TOKENS * (x.call.choices if x.call is not None else 1)
-        if into > MOST_TOKENS or out > most or min(msgspec.structs.astuple(usage)) < 0:
-            _flag(x, "absurd_usage")
+        if into > MOST_TOKENS or out > MOST_TOKENS * (x.call.choices if x.call is not None else 1) or usage.has_negative:
+            x.flag("absurd_usage")
             return msgspec.structs.replace(event, usage=None, raw=b"")
         if not (into or out) and run.pieces:
             # Some servers send zeros for "not counted".
@@ -524,7 +532,7 @@ class Dispatch:
         if call.max_tokens is not None:
             output = min(output, max(0, call.choices * call.max_tokens - usage.output_total))
         self._charge(x, run, msgspec.structs.replace(usage, output=usage.output + output))
-        _flag(x, "estimated_usage")
+        x.flag("estimated_usage")
 
     @staticmethod
     def _prompt(x: Exchange, run: Run) -> Usage:
@@ -532,11 +540,12 @@ class Dispatch:
         return Usage(input=run.model.count_tokens(x.call) if isinstance(run.model, TokenCounter) else prompt_tokens(x.call))
 
     def _compare(self, x: Exchange, target: Target) -> None:
+        charge, tokens = x.charge, x.usage.total
         for hold in x.holds:
             dimension = hold.meter.dimension
-            used = x.charge if dimension is Dimension.MONEY else x.usage.total if dimension is Dimension.TOKENS else 0
+            used = charge if dimension is _MONEY else tokens if dimension is _TOKENS else 0
             if used > hold.amount:
-                _flag(x, "over_hold")
+                x.flag("over_hold")
                 self._tally.count("gatehouse_over_hold_total", (target.id,))
                 return
 
@@ -586,8 +595,3 @@ class _Contest:
 def _worse(told: UpstreamFailed, error: UpstreamFailed) -> UpstreamFailed:
     """What the caller is told of two failures: the later one, but no target's failure as a fault of the caller's."""
     return told if error.caller_fault and not error.sent and not told.caller_fault else error
-
-
-def _flag(x: Exchange, flag: str) -> None:
-    if flag not in x.flags:
-        x.flags.append(flag)

@@ -23,7 +23,8 @@ from gatehouse.core.single import Single
 from gatehouse.pipeline import texts
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.remote_content import check_remote_urls
-from gatehouse.pipeline.screen import Action, Found, Screen, answer_texts, rewritten_answer
+from gatehouse.pipeline.runner import nothing_held
+from gatehouse.pipeline.screen import Action, Found, Screen, answer_texts, plain_answer, rewritten_answer
 from gatehouse.pipeline.sieve import Sieve, Spot, merged, redacted
 from gatehouse.pipeline.watching import Watching
 
@@ -51,6 +52,7 @@ class Guard:
     """
 
     name = "guard"
+    settle = nothing_held
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class Guard:
             raise Unavailable("Remote addresses cannot be fetched here.", code="fetch_unavailable")
         assert x.call is not None
         x.call = await self._fetch(x.call)
-        _flag(x, FETCHED_FLAG)
+        x.flag(FETCHED_FLAG)
 
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, for a short call in which there is nothing to find, or in which nobody looks."""
@@ -146,9 +148,6 @@ class Guard:
         if type(events) is Single and (event := self._cleared(events.event, action)) is not None:
             return events if event is events.event else Single(event)
         return Watching(events, self._screened(x, events, action))
-
-    def settle(self, x: Exchange) -> None:
-        """Nothing is held."""
 
     # What goes in
 
@@ -186,7 +185,7 @@ class Guard:
         hidden: list[Spot] = []
         sieve = await self._sifted(text, hidden)
         for rule in (*sieve.rules, *([HIDDEN_TEXT] if hidden else ())):
-            _flag(x, f"guard:{rule}")
+            x.flag(f"guard:{rule}")
         return merged(sieve.spots + hidden) if hidden else sieve.spots
 
     async def _together(self, x: Exchange, place: str, text: str, action: Action) -> None:
@@ -244,14 +243,14 @@ class Guard:
                 yield event
         finally:
             for rule in screen.rules:
-                _flag(x, f"guard:{rule}")
+                x.flag(f"guard:{rule}")
             await events.aclose()
 
     def _cleared(self, answer: Event, action: Action) -> Event | None:
         """A short answer that is whole and holds nothing, as it may leave; None when it has to be read with care."""
         if type(answer) is not Answer:
             return None
-        joined = "\n".join([text for _, text in answer_texts(answer)])
+        joined = plain_answer(answer)
         if len(joined) > _PIECE:
             return None
         try:
@@ -273,7 +272,7 @@ class Guard:
         for place, text in answer_texts(answer):
             sieve = await self._sifted(text)
             for rule in sieve.rules:
-                _flag(x, f"guard:{rule}")
+                x.flag(f"guard:{rule}")
             if sieve.spots:
                 if action == "block":
                     raise Found(sieve.spots[0].rule)
@@ -295,7 +294,7 @@ class Guard:
             raise Unavailable(
                 "The guard could not check this call.", code="guard_unavailable", retry_after=1.0, detail=type(fault).__name__
             ) from None
-        _flag(x, FAULT_FLAG)
+        x.flag(FAULT_FLAG)
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
@@ -307,11 +306,6 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
             end += 1
         yield start, text[start:end]
         start = end
-
-
-def _flag(x: Exchange, flag: str) -> None:
-    if flag not in x.flags:
-        x.flags.append(flag)
 
 
 def _refuse_unscannable(call: Call, unread: frozenset[str], policy: GuardPolicy) -> None:

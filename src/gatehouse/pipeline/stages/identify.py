@@ -9,9 +9,10 @@ from typing import Final
 
 from gatehouse.core.errors import InvalidRequest, Unauthenticated
 from gatehouse.core.identity import KeyRecord, Principal
-from gatehouse.core.keys import LONGEST_CREDENTIAL, KeyChecker, parse
+from gatehouse.core.keys import ID_AT, LONGEST_CREDENTIAL, KeyChecker, parse
 from gatehouse.core.ports import Clock, KeyDirectory
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.runner import nothing_held
 
 NO_KEY: Final = "No API key was sent. Send it as `Authorization: Bearer <key>` or `x-api-key: <key>`."
 BAD_KEY: Final = "The API key is not valid. It may be mistyped, unknown, revoked or expired."
@@ -32,7 +33,9 @@ async def identify(credentials: tuple[bytes, ...], directory: KeyDirectory, chec
         return checker.bootstrap
     key_id = parse(key)
     record = None if key_id is None else await directory.find(key_id)
-    return _accepted(record, digest, checker, now)
+    if not checker.accepts(record, digest, now) or record is None:
+        raise Unauthenticated(BAD_KEY, code="invalid_api_key")
+    return record.principal
 
 
 def _the_one(credentials: tuple[bytes, ...]) -> bytes:
@@ -46,16 +49,11 @@ def _the_one(credentials: tuple[bytes, ...]) -> bytes:
     return key
 
 
-def _accepted(record: KeyRecord | None, digest: bytes, checker: KeyChecker, now: float) -> Principal:
-    if not checker.accepts(record, digest, now) or record is None:
-        raise Unauthenticated(BAD_KEY, code="invalid_api_key")
-    return record.principal
-
-
 class Identify:
     """Sets `x.principal`."""
 
     name = "identify"
+    settle = nothing_held
 
     def __init__(self, directory: KeyDirectory, checker: KeyChecker, clock: Clock) -> None:
         self._directory = directory
@@ -70,15 +68,12 @@ class Identify:
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, with a key whose record is at hand."""
         key = _the_one(x.head.credentials)
-        key_id = parse(key)
-        record = None if key_id is None else self._at_hand(key_id)
-        if record is None:
-            return False  # unknown, stale, or no key of ours: whoever can wait finds out
-        x.principal = _accepted(record, self._checker.digest(key), self._checker, self._now())
+        # Whether the whole is well-formed need not be asked where the whole is compared with a digest below.
+        record = self._at_hand(key[ID_AT].decode("latin-1"))
+        if record is None or not self._checker.accepts(record, self._checker.digest(key), self._now()):
+            return False  # unknown, stale, not good, or no key of ours: whoever can wait finds out
+        x.principal = record.principal
         return True
-
-    def settle(self, x: Exchange) -> None:
-        """Nothing is held."""
 
 
 def _nothing(key_id: str) -> KeyRecord | None:

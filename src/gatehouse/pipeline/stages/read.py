@@ -7,6 +7,7 @@ from gatehouse.core.calls import Call
 from gatehouse.core.events import Events
 from gatehouse.core.identity import Principal, Role
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.runner import nothing_held
 from gatehouse.pipeline.turns import Turns
 
 Offload = Callable[[Callable[[], Call]], Awaitable[Call]]
@@ -24,6 +25,7 @@ class Read:
     """
 
     name = "read"
+    settle = nothing_held
 
     watch: Callable[[Exchange, Events], Events]
     """Only there when responses are kept: every other stream is spared the question."""
@@ -81,6 +83,3 @@ class Read:
         """Bytes of body that a caller may send."""
         roles = principal.roles if principal is not None else frozenset[Role]()
         return max((self._by_role[role] for role in roles if role in self._by_role), default=self._limit)
-
-    def settle(self, x: Exchange) -> None:
-        """Nothing was taken that must be given back."""

@@ -34,6 +34,8 @@ class Record:
         self._stages = tuple((name,) for name in stages)
         self._sample = sample
         self._calls = 0
+        tally.gauge("gatehouse_running", (), 0)
+        self._running = tally.counter("gatehouse_running")
         self._sheets: dict[tuple[str, str, str, str, str], _Sheet] = {}
 
     async def admit(self, x: Exchange) -> Events | None:
@@ -43,14 +45,14 @@ class Record:
 
     def at_once(self, x: Exchange) -> bool:
         """All of `admit`: nothing here waits."""
-        self._tally.gauge("gatehouse_running", (), 1)
+        self._running(1)
         return True
 
     def settle(self, x: Exchange) -> None:
         """Write its end and count it."""
         # The journal first: what it says is money, the counters are only for looking at.
         seconds = self._books.closed(x)
-        self._tally.gauge("gatehouse_running", (), -1)
+        self._running(-1)
         plan, target, outcome, error, usage = x.plan, x.target, x.outcome, x.error, x.usage
         kind = (
             "" if plan is None else plan.label or plan.model,
@@ -106,10 +108,11 @@ class _Sheet:
             self._bucket("input", usage.input)
         if usage.output:
             self._bucket("output", usage.output)
-        for bucket in _RARE_BUCKETS:
-            amount = getattr(usage, bucket)
-            if amount:
-                self._bucket(bucket, amount)
+        if usage.cached_input or usage.cache_write or usage.reasoning or usage.audio_input or usage.audio_output:
+            for bucket in _RARE_BUCKETS:
+                amount = getattr(usage, bucket)
+                if amount:
+                    self._bucket(bucket, amount)
 
     def _bucket(self, bucket: str, amount: int) -> None:
         add = self._buckets.get(bucket)

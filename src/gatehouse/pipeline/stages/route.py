@@ -13,6 +13,7 @@ from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Operation
 from gatehouse.core.errors import InvalidRequest, NotFound, Unavailable
 from gatehouse.core.plans import Capability, Passthrough, Plan, Target
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.runner import nothing_held
 
 _PARTS: Final = {ImagePart: Capability.IMAGES, AudioPart: Capability.AUDIO, FilePart: Capability.FILES}
 _ARTICLES: Final[dict[Operation, str]] = {"chat": "a chat", "completion": "a completion", "embedding": "an embedding"}
@@ -88,6 +89,7 @@ class Route:
     """Sets `x.plan`, with the targets narrowed to those that can serve this call."""
 
     name = "route"
+    settle = nothing_held
 
     def __init__(self, table: RouteTable) -> None:
         self._table = table
@@ -132,9 +134,6 @@ class Route:
             plan = _narrow(plan, call.operation, needs)
         x.plan = plan
 
-    def settle(self, x: Exchange) -> None:
-        """Nothing is held."""
-
 
 def needed(call: Call) -> frozenset[Capability]:
     """What a target must be able to do for this call beside its operation.
@@ -171,9 +170,10 @@ def _needed_tools(call: Call) -> set[Capability]:
 
 def _all_suit(plan: Plan, operation: Operation) -> bool:
     """Whether every target does `operation` at a known price: then there is nothing to narrow for a call without needs."""
-    for target in plan.everywhere:  # noqa: SIM110 - all() with a generator costs a microsecond of every call
-        if target.price is None or operation not in target.operations:
-            return False
+    for group in (plan.targets, *plan.fallbacks) if plan.fallbacks else (plan.targets,):
+        for target in group:  # all() with a generator costs a microsecond of every call
+            if target.price is None or operation not in target.operations:
+                return False
     return True
 
 

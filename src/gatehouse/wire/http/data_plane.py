@@ -7,12 +7,12 @@ ends with an error frame and a closed connection, never like a finished one.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from gatehouse.core.calls import Operation
+from gatehouse.core.calls import Call, Operation
 from gatehouse.core.collect import collected
 from gatehouse.core.errors import GatehouseError, InvalidRequest, NotFound, Unauthenticated
 from gatehouse.core.events import Answer, Events
@@ -288,13 +288,19 @@ class _Reply:
                 pulse.stop()
             self._plane.ended(x)
 
-    async def _deliver(self, x: Exchange, events: Events) -> None:
+    def _deliver(self, x: Exchange, events: Events) -> Awaitable[None] | None:
         call = x.call
-        if call is None or not call.stream:
-            whole = events.event if type(events) is Single else await collected(events)
-            assert isinstance(whole, Answer)
+        if call is not None and call.stream:
+            return self._play(x, call, events)
+        if type(events) is Single and isinstance(whole := events.event, Answer):
             self._take(x, whole)
-            return
+            return None
+        return self._collect(x, events)
+
+    async def _collect(self, x: Exchange, events: Events) -> None:
+        self._take(x, await collected(events))
+
+    async def _play(self, x: Exchange, call: Call, events: Events) -> None:
         writer = self._writer = x.dialect.open_stream(call, x.request_id)
         encode = writer.event
         stream: Outlet | None = None

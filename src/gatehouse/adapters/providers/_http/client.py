@@ -110,7 +110,10 @@ class HttpClient:
         reply = Reply(streams=streams, limit=self._options.max_answer, stream_type=self._options.stream_type)
         connection.begin(reply, request)
         try:
-            await reply.ready()
+            if not reply.is_ready:
+                await reply.news()
+            if reply.failure is not None:
+                reply.check()
         except BaseException:
             reply.abandon()
             if not reply.stale:

@@ -106,8 +106,22 @@ class Reply:
         Raises:
             UpstreamFailed: it failed before.
         """
-        if not (self.complete or self.failure or (self.streaming and self._chunks)):
-            await self._wait()
+        if not self.is_ready:
+            await self.news()
+        self.check()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the answer is whole or has failed or, if it streams, has its first bytes."""
+        return self.complete or self.failure is not None or (self.streaming and bool(self._chunks))
+
+    def news(self) -> asyncio.Future[None]:
+        """What is done when there is something to look at; for one reader at a time."""
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        return waiter
+
+    def check(self) -> None:
+        """Raise UpstreamFailed when the answer failed before there was anything of it."""
         if self.failure is not None and not (self.streaming and self._chunks):
             raise self.failure.error()
 
@@ -122,7 +136,7 @@ class Reply:
                 return b""
             if self.failure is not None:
                 raise self.failure.error()
-            await self._wait()
+            await self.news()
         return self.take()
 
     def take(self) -> bytes:
@@ -191,10 +205,3 @@ class Reply:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
-
-    async def _wait(self) -> None:
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
