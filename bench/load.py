@@ -155,10 +155,10 @@ class Load:
     def _whole(self, answer: bytes) -> bool:
         """Every word arrived, and the end; chunks may have cut a word in two."""
         word = traffic.WORD.encode()
-        if b"data: [DONE]" in answer and answer.count(word) == self._words:
+        if self.ask.end in answer and answer.count(word) == self._words:
             return True
         body = dechunked(answer.partition(b"\r\n\r\n")[2])
-        return b"data: [DONE]" in body and body.count(word) == self._words
+        return self.ask.end in body and body.count(word) == self._words
 
     def failed(self, answer: bytes) -> None:
         """No answer, or not the right one."""

@@ -28,7 +28,8 @@ class Scenario(msgspec.Struct, frozen=True):
     burst: int = 1
     pace: float = 0.0
     most: int = 10**8
-    peers: bool = True
+    translated: bool = False
+    """Gatehouse is asked in Anthropic's words; all others carry the stream as it is."""
 
 
 SCENARIOS: Final = (
@@ -37,6 +38,7 @@ SCENARIOS: Final = (
     Scenario("chats-8", "short chats, 8 at a time", 8),
     Scenario("streams", "16 streams of 100 events, each event its own write", 16, words=100),
     Scenario("streams-burst", "16 streams of 100 events, 8 in a write", 16, words=100, burst=8),
+    Scenario("translated", "16 streams of 100 events, OpenAI's upstream asked in Anthropic's words", 16, words=100, translated=True),
     Scenario("first-event", f"8 streams, an event every {PACE * 1000:.0f} ms", 8, words=10, pace=PACE),
     Scenario("image-1mb", "a chat with an image part of 1 MB, one at a time", 1, traffic.large_image, most=40),
     Scenario("text-1mb", "a chat with 1 MB of text, one at a time", 1, traffic.large_text, most=40),
@@ -87,7 +89,9 @@ def measure(scenario: Scenario, subject: Subject, upstream: int, number: int, se
     """Run one scenario against one subject."""
     shape(upstream, scenario.words or 100, scenario.burst, scenario.pace)
     cpu, helper = subject.cpu(), subject.helper_cpu()
-    figures = subject.run(scenario.body(), scenario.concurrency, seconds, most=scenario.most, words=scenario.words)
+    figures = subject.run(
+        scenario.body(), scenario.concurrency, seconds, most=scenario.most, words=scenario.words, translated=scenario.translated
+    )
     cpu, helper = subject.cpu() - cpu, subject.helper_cpu() - helper
     if figures.errors and isinstance(subject, Gatehouse):
         raise RuntimeError(f"{subject.name}, {scenario.name}: {figures.errors} answers were not right, the first: {figures.complaint}")
@@ -124,7 +128,14 @@ def all_rounds(
     for scenario in scenarios:
         for subject in subjects:
             shape(upstream, scenario.words or 100, scenario.burst, 0.0)
-            subject.run(scenario.body(), scenario.concurrency, min(seconds, 1.0), most=min(scenario.most, 2000), words=scenario.words)
+            subject.run(
+                scenario.body(),
+                scenario.concurrency,
+                min(seconds, 1.0),
+                most=min(scenario.most, 2000),
+                words=scenario.words,
+                translated=scenario.translated,
+            )
         for number in range(rounds):
             for subject in subjects:
                 one = measure(scenario, subject, upstream, number, seconds)

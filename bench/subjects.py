@@ -30,6 +30,8 @@ class Subject:
 
     name = "direct"
     headers: Mapping[str, str] = MappingProxyType({})
+    translates = False
+    """Whether it answers `/v1/messages` for an upstream that speaks OpenAI's format."""
 
     def __init__(self, cores: Cores, port: int) -> None:
         self.cores = cores
@@ -40,9 +42,14 @@ class Subject:
         """A process beside the measured one that works for it."""
         self.serials = count(1)
 
-    def run(self, body: dict[str, object], concurrency: int, seconds: float, *, most: int = 10**8, words: int = 0) -> load.Figures:
-        """Send chats with `body`; `words` > 0 asks for streams of so many. Everything sent is booked."""
-        ask = traffic.ask(self.name, body, self.key, self.headers, stream=words > 0)
+    def run(
+        self, body: dict[str, object], concurrency: int, seconds: float, *, most: int = 10**8, words: int = 0, translated: bool = False
+    ) -> load.Figures:
+        """Send chats with `body`; `words` > 0 asks for streams of so many. Everything sent is booked.
+
+        `translated` asks in Anthropic's words, of those who translate; all others are asked as ever.
+        """
+        ask = traffic.ask(self.name, body, self.key, self.headers, stream=words > 0, translated=translated and self.translates)
         figures = load.run(ask, self.port, concurrency, seconds, self.serials, most, words)
         self.book(figures, words)
         return figures
@@ -104,6 +111,7 @@ class Gatehouse(Subject):
     """One worker behind every control: a key with limits and a budget, both guards, cache lookup, prices, ledger and audit."""
 
     name = "gatehouse"
+    translates = True
 
     def __init__(self, cores: Cores, upstream: int, place: Path) -> None:
         super().__init__(cores, 0)

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 PATH: Final = "/v1/chat/completions"
+MESSAGES_PATH: Final = "/v1/messages"
 MODEL: Final = "assistant"
 SDK_HEADERS: Final = {
     "Host": "127.0.0.1",
@@ -48,6 +49,8 @@ class Ask(msgspec.Struct, frozen=True):
     before: bytes
     after: bytes
     stream: bool = False
+    end: bytes = b"data: [DONE]"
+    """What a stream that is whole ends with."""
 
     def numbered(self, serial: int) -> bytes:
         """The request as bytes; `serial` < 10^8."""
@@ -76,13 +79,32 @@ def _body(content: list[dict[str, object]]) -> dict[str, object]:
     return {"model": MODEL, "messages": [system, {"role": "user", "content": words}], "max_tokens": 64}
 
 
-def ask(name: str, body: dict[str, object], key: str, headers: Mapping[str, str] | None = None, *, stream: bool = False) -> Ask:
-    """`body` as a request that carries `key`."""
+def messages(body: dict[str, object]) -> dict[str, object]:
+    """The same short chat in Anthropic's words."""
+    system, *rest = msgspec.convert(body["messages"], list[dict[str, object]])
+    return {**body, "system": system["content"], "messages": rest}
+
+
+def ask(
+    name: str,
+    body: dict[str, object],
+    key: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    stream: bool = False,
+    translated: bool = False,
+) -> Ask:
+    """`body`, a chat, as a request that carries `key`; `translated` asks in Anthropic's words."""
+    if translated:
+        body = messages(body)
     text = json.dumps({**body, "stream": True} if stream else body, separators=(",", ":")).encode()
     fields = {**SDK_HEADERS, "Authorization": f"Bearer {key}", **(headers or {}), "Content-Length": str(len(text))}
     lines = "".join(f"{field}: {value}\r\n" for field, value in fields.items())
     start, _, end = text.partition(_SERIAL)
-    return Ask(name, f"POST {PATH} HTTP/1.1\r\n{lines}\r\n".encode() + start, end, stream)
+    head = f"POST {MESSAGES_PATH if translated else PATH} HTTP/1.1\r\n{lines}\r\n".encode()
+    if translated:
+        return Ask(name, head + start, end, stream, b"event: message_stop")
+    return Ask(name, head + start, end, stream)
 
 
 def usage(answer_tokens: int) -> dict[str, object]:
