@@ -4,18 +4,21 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from gatehouse.adapters.engines.client import EngineModel
 from gatehouse.adapters.system import SystemClock
 from gatehouse.core.calls import Call, Message
-from gatehouse.core.engine_messages import EngineRefused
+from gatehouse.core.engine_messages import AnyEngineMessage, Ask, Done, EngineRefused, Pieces
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event
+from gatehouse.core.frames import FrameCutter, framed
 from gatehouse.core.plans import Deadlines, Target
 from gatehouse.core.usage import Usage
-from gatehouse.processes.engine_host import EngineHost
+from gatehouse.processes.engine_host import PACE, EngineHost
 
 TARGET = Target("llamacpp/t", "llamacpp:t", "t")
 
@@ -36,9 +39,11 @@ class Attempted:
 
 
 class StepEngine:
-    """An engine that says a word for each permit it is given."""
+    """An engine that says a word for each permit it is given. Unless `silent` it says empty pieces while it waits."""
 
-    def __init__(self, slots: int = 2) -> None:
+    def __init__(self, slots: int = 2, *, words: int = 3, silent: bool = False) -> None:
+        self.words = words
+        self.silent = silent
         self.name = "step"
         self.slots = slots
         self.context = 100
@@ -46,6 +51,7 @@ class StepEngine:
         self.running = 0
         self.most = 0
         self.stopped = 0
+        self.said = 0
         self._lock = threading.Lock()
 
     def count(self, call: Call) -> int:
@@ -61,14 +67,16 @@ class StepEngine:
                 raise EngineRefused("engine_failed", "no")
             if text == "crash":
                 raise ZeroDivisionError
-            for _ in range(3):
-                while not self.permits.acquire(timeout=0.01):
+            for _ in range(self.words):
+                while not self.permits.acquire(timeout=None if self.silent else 0.01):
                     if on_event(Chunk(id="a")):
                         self.stopped += 1
                         return
                 if call.stream and on_event(Chunk((ChoiceDelta(text="w"),), id="a")):
                     self.stopped += 1
                     return
+                with self._lock:
+                    self.said += 1
             if call.stream:
                 on_event(Chunk((ChoiceDelta(finish="stop"),), id="a", usage=Usage(input=5, output=3)))
             else:
@@ -115,6 +123,69 @@ async def test_a_stream(model: EngineModel, engine: StepEngine) -> None:
     chunks = [event for event in events if isinstance(event, Chunk)]
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "www"
     assert [chunk.usage for chunk in chunks if chunk.usage is not None] == [Usage(input=5, output=3)]
+
+
+class StillClock(SystemClock):
+    """A clock whose pauses between two messages end when a test says so."""
+
+    def __init__(self) -> None:
+        self.pauses: list[Callable[[], None]] = []
+
+    def call_later(self, seconds: float, callback: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
+        if seconds == PACE:
+            self.pauses.append(callback)
+            return super().call_later(3600, int)
+        return super().call_later(seconds, callback, *args)
+
+
+async def test_what_is_said_together_leaves_together(tmp_path: Path) -> None:
+    """The first word leaves at once; what follows within a moment leaves in one message for each call and one write for all; the
+    end of a call waits for nobody, and is never told before the last word."""
+    clock = StillClock()
+    engine = StepEngine(words=5, silent=True)
+    host = EngineHost(engine, "", clock)
+    await host.start(tmp_path / "e.sock")
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "e.sock")
+    cutter = FrameCutter()
+    decode = msgspec.msgpack.Decoder(AnyEngineMessage).decode
+
+    async def heard() -> list[AnyEngineMessage]:
+        async with asyncio.timeout(10):
+            return [decode(payload) for payload in cutter.feed(await reader.read(65536))]
+
+    await heard()  # the greeting
+    for number in (1, 2):
+        writer.write(framed(msgspec.msgpack.encode(Ask(number, call(), 20.0))))
+    await until(lambda: engine.running == 2)
+    engine.permits.release(1)
+    (first,) = await heard()
+    assert isinstance(first, Pieces)
+    assert len(first.chunks) == 1
+    other = 3 - first.number
+    engine.permits.release(3)
+    await until(lambda: engine.said == 4)
+    (again,) = clock.pauses
+    again()
+    together = await heard()
+    assert sum(len(message.chunks) for message in together if isinstance(message, Pieces)) == 3
+    assert len({message.number for message in together if isinstance(message, Pieces)}) == len(together)
+    engine.permits.release(6)
+    rest: list[AnyEngineMessage] = []
+    while sum(isinstance(message, Done) for message in rest) < 2:
+        rest += await heard()
+    for number in (first.number, other):
+        mine = [message for message in rest if getattr(message, "number", 0) == number]
+        assert isinstance(mine[-1], Done)
+        words = [
+            chunk
+            for message in (first, *together, *mine)
+            if isinstance(message, Pieces) and message.number == number
+            for chunk in message.chunks
+        ]
+        assert "".join(chunk.text for chunk in words) == "wwwww"
+        assert [chunk.usage is None for chunk in words] == [True] * 6 + [False]
+    writer.close()
+    await host.close()
 
 
 async def test_the_slots_are_known_once_the_host_was_met(model: EngineModel, engine: StepEngine) -> None:

@@ -3,6 +3,9 @@
 Workers connect over a Unix socket. More calls at a time than the engine has slots would collapse it. Each worker's turnstile
 lets through no more than that, in an order that is fair; the line here is the backstop where several workers' calls meet:
 first come, first served, bounded, and left at once by who is cancelled.
+
+An engine says a token for each of its slots at about the same time, each in a thread of its own. The first of them leaves at
+once and the others together a moment later: on the way from the engine to a caller what costs is not a token but being woken.
 """
 
 import asyncio
@@ -39,6 +42,8 @@ logger = logging.getLogger("gatehouse.engine")
 
 QUEUE_FACTOR: Final = 32
 """Calls that may wait for each slot."""
+PACE: Final = 0.005
+"""Seconds between two messages to the workers while an engine is talking: less than anybody sees, more than a step of a small model."""
 _FIRST_GUESS: Final = 1.0
 """Seconds a call is taken to need before one has been seen."""
 
@@ -69,6 +74,7 @@ class EngineHost:
         self._free = slots
         self._line: deque[_Job] = deque()
         self._threads = ThreadPoolExecutor(slots + 1, "engine")
+        self._heard = _Heard(clock)
         self._server: asyncio.AbstractServer | None = None
         self._typical = _FIRST_GUESS
 
@@ -178,11 +184,19 @@ class EngineHost:
             prompt, number = divmod(choice, call.n)
             inputs = (call.inputs[prompt],) if call.inputs else ()
             call = msgspec.structs.replace(call, n=1, inputs=inputs, seed=None if call.seed is None else call.seed + number)
-        loop = job.loop
-        self._engine.run(call, lambda event: job.heard(loop, choice, event))
+        self._engine.run(call, lambda event: self._hear(job, choice, event))
+
+    def _hear(self, job: "_Job", choice: int, event: Chunk | Answer) -> bool:
+        """In a thread of the engine; True stops it."""
+        if job.cancelled.is_set():
+            return True
+        self._heard.add(job, choice, event)
+        return False
 
     def _ran(self, job: "_Job", done: "asyncio.Future[None]") -> None:
         self._free += 1
+        # All that it said comes before its end.
+        self._heard.send()
         error = done.exception()
         job.ended(error if isinstance(error, Exception) else None)
         if error is not None and not isinstance(error, EngineRefused):
@@ -193,8 +207,55 @@ class EngineHost:
         self._serve()
 
 
+class _Heard:
+    """What the engine's threads said and no worker was told yet.
+
+    A thread only appends, and wakes the loop when the loop is not going to look by itself.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._said: deque[tuple[_Job, int, Chunk | Answer]] = deque()
+        self._looking = False
+        """The loop will look, now or when PACE is over."""
+
+    def add(self, job: "_Job", choice: int, event: Chunk | Answer) -> None:
+        """From any thread."""
+        self._said.append((job, choice, event))
+        if not self._looking:
+            self._looking = True
+            self._loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        if not self._said:
+            self._looking = False
+            if not self._said:
+                return
+            # Somebody said something just before, and thought that the loop was going to look.
+            self._looking = True
+        self.send()
+        self._clock.call_later(PACE, self._look)
+
+    def send(self) -> None:
+        """Tell the workers all that was said, each of them in one write."""
+        said = self._said
+        jobs: dict[_Job, None] = {}
+        while said:
+            job, choice, event = said.popleft()
+            job.take(choice, event)
+            jobs[job] = None
+        letters: dict[_Guest, list[EngineMessage]] = {}
+        for job in jobs:
+            chunks = job.taken()
+            if chunks:
+                letters.setdefault(job.guest, []).append(Pieces(job.number, chunks))
+        for guest, messages in letters.items():
+            guest.send(*messages)
+
+
 class _Job:
-    """A call in this host."""
+    """A call in this host. All but `cancelled` belongs to the loop."""
 
     def __init__(self, guest: "_Guest", ask: Ask, now: float) -> None:
         self.guest = guest
@@ -205,8 +266,6 @@ class _Job:
         self.left = ask.call.choices
         self.timer: Timer | None = None
         self.cancelled = threading.Event()
-        self.loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
         self._waiting: list[Chunk] = []
         self._answers: dict[int, Answer] = {}
         self._inputs: dict[int, int] = {}
@@ -216,41 +275,28 @@ class _Job:
         self._id = ""
         self._created = 0
 
-    def heard(self, loop: asyncio.AbstractEventLoop, choice: int, event: Chunk | Answer) -> bool:
-        """From the engine's thread; True stops it. What comes before the loop gets round to it leaves in one message."""
-        if self.cancelled.is_set():
-            return True
-        with self._lock:
-            if not self._id:
-                self._id, self._created = event.id, event.created
-            if isinstance(event, Answer):
-                self._answers[choice] = event
-                self._add(choice, event.usage)
-                return False
+    def take(self, choice: int, event: Chunk | Answer) -> None:
+        """What the engine said for one choice."""
+        if not self._id:
+            self._id, self._created = event.id, event.created
+        if event.usage is not None:
+            self._inputs[choice // self.call.n] = event.usage.input
+            self._output += event.usage.output
+        if isinstance(event, Answer):
+            self._answers[choice] = event
+        elif event.choices:
             if event.usage is not None:
-                self._add(choice, event.usage)
                 event = msgspec.structs.replace(event, usage=None)
-            if event.choices:
-                if self.call.choices > 1:
-                    # The choices of one answer are runs of their own in the engine.
-                    choices = tuple(msgspec.structs.replace(each, index=choice) for each in event.choices)
-                    event = msgspec.structs.replace(event, choices=choices, id=self._id, created=self._created)
-                first = not self._waiting
-                self._waiting.append(event)
-                if first:
-                    loop.call_soon_threadsafe(self._flush)
-        return False
+            if self.call.choices > 1:
+                # The choices of one answer are runs of their own in the engine.
+                choices = tuple(msgspec.structs.replace(each, index=choice) for each in event.choices)
+                event = msgspec.structs.replace(event, choices=choices, id=self._id, created=self._created)
+            self._waiting.append(event)
 
-    def _add(self, choice: int, usage: Usage | None) -> None:
-        if usage is not None:
-            self._inputs[choice // self.call.n] = usage.input
-            self._output += usage.output
-
-    def _flush(self) -> None:
-        with self._lock:
-            chunks, self._waiting = tuple(self._waiting), []
-        if chunks and not self.cancelled.is_set():
-            self.guest.send(Pieces(self.number, chunks))
+    def taken(self) -> tuple[Chunk, ...]:
+        """What was taken since the last time, as far as anybody wants it."""
+        chunks, self._waiting = self._waiting, []
+        return () if self.cancelled.is_set() or self._failed else tuple(chunks)
 
     def ended(self, error: Exception | None) -> None:
         """One choice is complete, or failed."""
@@ -265,11 +311,10 @@ class _Job:
             self._complete()
 
     def _complete(self) -> None:
-        self._flush()
         usage = Usage(input=sum(self._inputs.values()), output=self._output)
         if self.call.stream:
-            self.guest.send(Pieces(self.number, (Chunk(usage=usage, id=self._id, created=self._created),)))
-            self.guest.send(Done(self.number))
+            last = Chunk(usage=usage, id=self._id, created=self._created)
+            self.guest.send(Pieces(self.number, (last,)), Done(self.number))
         else:
             parts = [self._answers[choice] for choice in sorted(self._answers)]
             choices = tuple(msgspec.structs.replace(each, index=index) for index, part in enumerate(parts) for each in part.choices)
@@ -332,10 +377,11 @@ class _Guest(asyncio.Protocol):
         for job in tuple(self.jobs.values()):
             self._host.cancel(job)
 
-    def send(self, message: EngineMessage) -> None:
-        """Write one message; a no-op when the worker is gone."""
+    def send(self, *messages: EngineMessage) -> None:
+        """Write messages, all at once; a no-op when the worker is gone."""
         if self._transport is not None:
-            self._transport.write(framed(self._encoder.encode(message)))
+            encode = self._encoder.encode
+            self._transport.write(b"".join([framed(encode(message)) for message in messages]))
 
 
 def _characters(call: Call) -> int:

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
+from gatehouse.adapters.engines._replies import Problem, Spent, finish_reason
 from gatehouse.core.calls import Call
-from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, FinishReason
+from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk
 from gatehouse.core.usage import Usage
 
 _SAME: Final = ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logit_bias")
@@ -20,25 +21,20 @@ class _Spoken(msgspec.Struct, frozen=True, gc=False):
     finish_reason: str | None = None
 
 
-class _Spent(msgspec.Struct, frozen=True, gc=False):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class RawReply(msgspec.Struct, frozen=True, gc=False):
-    """What llama.cpp answers, as far as it is read here; `error` is its error object."""
+    """What llama.cpp answers, as far as it is read here."""
 
     choices: tuple[_Spoken, ...] = ()
     id: str = ""
     created: int = 0
-    usage: _Spent | None = None
-    error: dict[str, Any] | None = None
+    usage: Spent | None = None
+    error: Problem | None = None
 
     def event(self, *, streams: bool, before: str = "", begins: bool = False) -> Chunk | Answer:
         """The event this is, with the text `before` in front of it."""
         spoken = self.choices[0] if self.choices else _Spoken()
-        usage = None if self.usage is None else Usage(input=self.usage.prompt_tokens, output=self.usage.completion_tokens)
-        finish = _finish(spoken.finish_reason)
+        usage = None if self.usage is None else self.usage.usage
+        finish = finish_reason(spoken.finish_reason)
         text = before + spoken.text
         if streams:
             return Chunk((ChoiceDelta(text=text, finish=finish, begins=begins),), self.id, "", self.created, usage)
@@ -70,7 +66,3 @@ def nothing_more(text: str, tokens: int, *, streams: bool) -> Chunk | Answer:
     if streams:
         return Chunk((ChoiceDelta(text=text, finish="length", begins=True),), usage=usage)
     return Answer((Choice(text=text, finish="length"),), usage=usage)
-
-
-def _finish(reason: str | None) -> FinishReason | None:
-    return "length" if reason == "length" else "stop" if reason else None

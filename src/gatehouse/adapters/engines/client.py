@@ -24,9 +24,15 @@ NOT_RUNNING: Final = "The embedded model does not run at the moment."
 class _Talk:
     """One call: what came and was not taken yet."""
 
-    __slots__ = ("attempt", "events", "failure", "finished", "waiting")
+    __slots__ = ("_loop", "_patience", "_since", "_timer", "attempt", "events", "failure", "finished", "waiting")
 
     def __init__(self, attempt: Attempt) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._since = 0.0
+        """When the wait of the moment began, or the last one."""
+        self._patience = 0.0
+        """How long it may take, in seconds."""
+        self._timer: asyncio.TimerHandle | None = None
         self.attempt = attempt
         self.events: deque[Event] = deque()
         self.finished = False
@@ -49,19 +55,32 @@ class _Talk:
                 raise self.failure
             if self.finished:
                 return False
-            loop = asyncio.get_running_loop()
-            self.waiting = loop.create_future()
-            timer = loop.call_later(seconds, self._late)
+            self.waiting = self._loop.create_future()
+            self._since = self._loop.time()
+            if seconds != self._patience:
+                self.over()
+                self._patience = seconds
+                self._timer = self._loop.call_later(seconds, self._look)
             try:
                 await self.waiting
             finally:
-                timer.cancel()
                 self.waiting = None
         return True
 
-    def _late(self) -> None:
+    def _look(self) -> None:
+        """Has somebody been waiting too long? One timer asks that now and then: one an event would cost more than the event."""
+        waited = self._loop.time() - self._since if self.waiting is not None else 0.0
+        if waited < self._patience:
+            self._timer = self._loop.call_later(self._patience - waited, self._look)
+            return
         self.failure = self.failure or UpstreamFailed("The embedded model took too long.", code="upstream_timeout")
         self.wake()
+
+    def over(self) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class EngineModel:
@@ -204,7 +223,10 @@ class _Line(asyncio.Protocol):
     def leave(self, number: int) -> None:
         """Nobody wants more of this call."""
         talk = self.talks.pop(number, None)
-        if talk is not None and not talk.finished and talk.failure is None:
+        if talk is None:
+            return
+        talk.over()
+        if not talk.finished and talk.failure is None:
             self.send(Cancel(number))
 
     def hang_up(self) -> None:

@@ -14,13 +14,14 @@ from typing import Any, Final
 import msgspec
 import xllamacpp
 
+from gatehouse.adapters.engines._chat import ChatReply, chat_request
 from gatehouse.adapters.engines._inside import Inside
 from gatehouse.adapters.engines._raw import RawReply, nothing_more, raw_request
+from gatehouse.adapters.engines._replies import Problem
 from gatehouse.adapters.engines.gguf import Header, ModelFileRefused, read_header
 from gatehouse.core.calls import Call, Message, TextPart
 from gatehouse.core.engine_messages import EngineRefused
-from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, FinishReason
-from gatehouse.core.usage import Usage
+from gatehouse.core.events import Answer, Chunk
 
 DEFAULT_SLOTS: Final = 4
 LARGEST_CONTEXT: Final = 8192
@@ -45,6 +46,7 @@ class LlamaEngine:
         self._control = re.compile("|".join(re.escape(token) for token in self.header.control)) if self.header.control else None
         self._inside = Inside()
         self._decode_raw = msgspec.json.Decoder(RawReply).decode
+        self._decode = msgspec.json.Decoder(ChatReply).decode
         try:
             self._server = xllamacpp.Server(self._parameters(path))
         except RuntimeError as error:
@@ -96,17 +98,18 @@ class LlamaEngine:
             return
         if call.operation == "embedding":
             raise EngineRefused("invalid_request", "This embedded model chats and makes no embeddings.", caller_fault=True)
-        refused: list[dict[str, Any]] = []
+        refused: list[Problem] = []
 
-        def heard(message: dict[str, Any]) -> bool:
-            if "error" in message:
-                refused.append(message["error"])
+        def heard(message: bytes) -> bool:
+            reply = self._decode(message)
+            if reply.error is not None:
+                refused.append(reply.error)
                 return True
-            return on_event(_chunk(message) if call.stream else _answer(message))
+            return on_event(reply.chunk if call.stream else reply.answer)
 
-        self._server.handle_chat_completions(self._request(call), heard)
+        self._server.handle_chat_completions(chat_request(call, [self._message(message) for message in call.messages]), heard)
         if refused:
-            raise _refusal(refused[0])
+            raise refused[0].refusal
 
     def count(self, call: Call) -> int:
         """Exact tokens of the prompt, template included. Blocks for a moment."""
@@ -123,7 +126,7 @@ class LlamaEngine:
         if call.max_tokens == 0:
             on_event(nothing_more(before, self.count(call), streams=call.stream))
             return
-        refused: list[dict[str, Any]] = []
+        refused: list[Problem] = []
         begins = True
 
         def heard(message: bytes) -> bool:
@@ -138,32 +141,7 @@ class LlamaEngine:
 
         self._server.handle_completions(raw_request(call), heard)
         if refused:
-            raise _refusal(refused[0])
-
-    def _request(self, call: Call) -> dict[str, Any]:
-        request: dict[str, Any] = {
-            "messages": [self._message(message) for message in call.messages],
-            "stream": call.stream,
-            # A prefix kept from another tenant's prompt would tell by its speed that it was asked before (CVE-2025-46570).
-            "cache_prompt": False,
-        }
-        if call.stream:
-            request["stream_options"] = {"include_usage": True}
-        for field in ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logit_bias"):
-            value = getattr(call, field)
-            if value is not None:
-                request[field] = value
-        if call.stop:
-            request["stop"] = list(call.stop)
-        form = call.response_format
-        if form is not None and form.kind == "json_object":
-            request["response_format"] = {"type": "json_object"}
-        elif form is not None and form.kind == "json_schema":
-            request["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": form.name or "answer", "schema": form.schema or {}},
-            }
-        return request
+            raise refused[0].refusal
 
     def _message(self, message: Message) -> dict[str, Any]:
         content = message.content
@@ -178,42 +156,3 @@ class LlamaEngine:
     def close(self) -> None:
         """Remove what lies in the file system; the process ends with the engine in it."""
         self._inside.close()
-
-
-def _finish(reason: str | None) -> FinishReason | None:
-    return "length" if reason == "length" else "stop" if reason else None
-
-
-def _usage(said: dict[str, Any] | None) -> Usage | None:
-    if not said:
-        return None
-    return Usage(input=int(said.get("prompt_tokens") or 0), output=int(said.get("completion_tokens") or 0))
-
-
-def _chunk(message: dict[str, Any]) -> Chunk:
-    choices = tuple(
-        ChoiceDelta(
-            text=choice["delta"].get("content") or "",
-            finish=_finish(choice.get("finish_reason")),
-            begins="role" in choice["delta"],
-        )
-        for choice in message["choices"]
-    )
-    return Chunk(choices, id=message.get("id", ""), created=message.get("created", 0), usage=_usage(message.get("usage")))
-
-
-def _answer(message: dict[str, Any]) -> Answer:
-    choices = tuple(
-        Choice(text=choice["message"].get("content") or "", finish=_finish(choice.get("finish_reason")) or "stop")
-        for choice in message["choices"]
-    )
-    return Answer(choices, id=message.get("id", ""), created=message.get("created", 0), usage=_usage(message.get("usage")))
-
-
-def _refusal(error: dict[str, Any]) -> EngineRefused:
-    if error.get("type") == "exceed_context_size_error":
-        message = f"The prompt has {error.get('n_prompt_tokens')} tokens and the model's context holds {error.get('n_ctx')}."
-        return EngineRefused("context_length_exceeded", message, caller_fault=True)
-    if error.get("code") == 400:
-        return EngineRefused("invalid_request", "The embedded model cannot do what this call asks for.", caller_fault=True)
-    return EngineRefused("engine_failed", "The embedded model failed.")
