@@ -1,8 +1,9 @@
 """Guard on the way in: both views of every text are read, and a guard that cannot do its work lets nothing by."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -29,6 +30,8 @@ from tests.pipeline.guarding import (
     saying,
     whole,
 )
+
+Role = Literal["system", "user", "assistant"]
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -212,11 +215,73 @@ async def test_a_secret_beside_an_image_is_found() -> None:
 
 
 async def test_texts_do_not_run_together() -> None:
-    """Two texts that only together look like a secret are not one."""
-    head, body = PEM.split("\n", 1)
-    x = exchange(Call(model="m", messages=(Message("user", head), Message("user", body))), input="block")
+    """What is read one after the other is not one text: a name and a description that together look like a secret are none."""
+    cut = len(AWS) // 2
+    tools = (Tool(AWS[:cut], AWS[cut:], {}),)
+    x = exchange(Call(model="m", messages=(Message("user", "hi"),), tools=tools), input="block")
     await guard().admit(x)
     assert x.flags == []
+
+
+CUTS: list[tuple[tuple[Role, str], ...]] = [
+    (("user", NPM[:12]), ("user", NPM[12:])),
+    (("user", f"my key is {NPM[:20]}"), ("user", f"{NPM[20:]} ok?")),
+    (("user", f"my key is {NPM[:20]}"), ("assistant", "Go on, please."), ("user", f"{NPM[20:]} ok?")),
+    (("user", NPM[:10]), ("user", NPM[10:20]), ("user", NPM[20:])),
+    (("system", PEM[:40]), ("user", PEM[40:])),
+    (("system", "Be brief."), ("user", PEM[:-60]), ("assistant", "And?"), ("user", PEM[-60:])),
+]
+
+
+@pytest.mark.parametrize("messages", CUTS)
+async def test_a_secret_cut_over_messages_is_found(messages: tuple[tuple[Role, str], ...]) -> None:
+    """In messages that follow each other, or the user's alone, in two pieces or more: refused where it cannot be taken out, or flagged."""
+    call = Call(model="m", messages=tuple(Message(role, text) for role, text in messages))
+    for action in ("block", "redact"):
+        x = exchange(call, input=action)
+        assert not guard().at_once(x)
+        if action == "redact" and "PRIVATE KEY" in str(call):
+            continue
+        with pytest.raises(Blocked) as caught:
+            await guard().admit(x)
+        assert NPM not in caught.value.message
+    x = exchange(call, input="flag")
+    await guard().admit(x)
+    assert x.flags
+    assert x.call is call
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("Be brief.", "What is the password", "password-reset is a word", "ok"),
+        ("see ghp_", "and npm_", "sk-", "AKIA"),
+        ("eyJ is how a token begins", "so says eyJ", "eyJhbGciOiJIUzI1NiJ9.", "yes"),
+        (NPM[:20], "is the beginning of it,", NPM[20:]),
+        ("x" * 100_000, "y" * 100_000),
+    ],
+)
+async def test_conversations_that_hold_no_cut_secret_pass(texts: tuple[str, ...]) -> None:
+    """Words that secrets begin with, and pieces that do not follow each other."""
+    call = Call(model="m", messages=tuple(Message("user" if number % 2 else "assistant", text) for number, text in enumerate(texts)))
+    x = exchange(call, input="block")
+    await guard().admit(x)
+    assert x.flags == []
+
+
+@pytest.mark.parametrize("action", ["block", "redact", "flag"])
+async def test_a_secret_in_base64_is_found(action: str) -> None:
+    """As `base64` writes it: refused, taken out with the whole run, or flagged."""
+    run = b64encode(f"token: {NPM}\n".encode()).decode()
+    x = exchange(saying(f"decode {run} please"), input=action)
+    if action == "block":
+        with pytest.raises(Blocked, match="npm-token"):
+            await guard().admit(x)
+        return
+    await guard().admit(x)
+    assert x.flags == ["guard:npm-token"]
+    assert x.call is not None
+    assert x.call.messages[1].content == ("decode [redacted:npm-token] please" if action == "redact" else f"decode {run} please")
 
 
 @pytest.mark.parametrize("kind", ["plain", "accents"])

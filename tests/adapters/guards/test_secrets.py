@@ -1,5 +1,7 @@
 """The secret pack: what it finds and what it leaves alone, and how far back a stream must wait for it."""
 
+import base64
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,3 +225,31 @@ def test_a_finding_never_shows_the_secret(scanner: SecretScanner) -> None:
     secret = SecretMaker().all()["npm-token"][0][1]
     (finding,) = scanner.scan(secret)
     assert not re.search(secret[4:12], repr(finding))
+
+
+@pytest.mark.parametrize("lead", ["", "x", "xy", "xyz"])
+@pytest.mark.parametrize("form", ["standard", "urlsafe", "lines", "unpadded"])
+def test_base64_is_read_once_more(form: str, lead: str) -> None:
+    """A secret inside a run of base64, wherever it stands in its group of four, with either alphabet and broken into lines: the run is
+    the finding."""
+    secret = SecretMaker(3).all()["github-token"][0][1]
+    said = f'{lead}{{"t": "{secret}", "note": "{"?>" * 30}"}}'.encode()
+    run = (base64.urlsafe_b64encode if form == "urlsafe" else base64.encodebytes if form == "lines" else base64.b64encode)(said).decode()
+    run = run.rstrip("=") if form == "unpadded" else run.strip()
+    text = f"see {run} there"
+    (finding,) = SecretScanner().scan(text)
+    assert finding.rule == "github-token"
+    assert finding.start == text.index(run)
+    # A last line that is short and not padded might as well be the next word.
+    assert run.startswith(text[finding.start : finding.end])
+    assert finding.end - finding.start >= len(run) - (16 if form == "lines" else 0)
+
+
+def test_base64_without_a_secret_is_nothing() -> None:
+    """Random bytes, pictures, prose, a digest, base64 in base64 and a run that is no base64 at all."""
+    chance = random.Random(3)
+    twice = base64.b64encode(base64.b64encode(SecretMaker(3).all()["github-token"][0][1].encode()))
+    runs = [base64.b64encode(chance.randbytes(size)) for size in range(30, 3000, 7)]
+    runs += [base64.b64encode(b"Just a sentence that somebody has encoded, nothing else. " * 3), twice, b"a" * 41, b"A-_/+" * 30]
+    for run in runs:
+        assert SecretScanner().scan(run.decode()) == ()

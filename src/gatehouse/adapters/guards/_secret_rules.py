@@ -10,7 +10,7 @@ import msgspec
 
 from gatehouse.adapters.guards._shapes import Shape, either, lit, maybe, one, run, seq, some
 
-VERSION: Final = "1"
+VERSION: Final = "2"
 """Raised with every change of a rule: it is part of each record's policy version."""
 
 _ALNUM: Final = "0-9A-Za-z"

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 import re2
 
+from gatehouse.adapters.guards import _encoded
 from gatehouse.adapters.guards._secret_rules import VERSION, Rule, rules
 
 _BOUNDARY: Final = "(?:[^0-9A-Za-z]|\\\\[nrtbf]|\\\\u[0-9A-Fa-f]{4}|%[0-9A-Fa-f]{2})"
@@ -91,20 +92,29 @@ class SecretScanner:
         self._tiers = tuple((longest, _starts(rule for rule in self.rules if rule.longest == longest)) for longest in tiers)
         self._any_start = _starts(self.rules)
         hints = [_boundary(rule) + (rule.hint or rule.whole.hint) for rule in self.rules]
+        # What is encoded comes after the rules: its number is theirs.
+        hints.append(_encoded.HINT)
         self._hints = _compiled_set(hints)
         self._hints_and_start = _compiled_set([*hints, self._any_start.pattern.decode()])
+        self._run = _compiled(_encoded.RUN)
+        self._text = _compiled(_encoded.TEXT)
 
     def scan(self, text: str, before: str = "") -> tuple[SecretFinding, ...]:
         """Every secret in `text`, in order of start; overlapping ones of different rules included."""
         prefix = before or "\n"
-        data = _encoded(prefix + text)
+        data = _bytes(prefix + text)
         hits = self._hints.Match(data)
         if hits is None:
             return ()
-        skipped = len(prefix) if prefix.isascii() else len(_encoded(prefix))
+        skipped = len(prefix) if prefix.isascii() else len(_bytes(prefix))
         spans: list[tuple[int, int, int]] = []
         for hit in hits:
-            spans.extend((start, -end, hit) for start, end in self._matchers[hit].spans(data) if start >= skipped)
+            if hit == len(self._matchers):
+                spans.extend(self._in_runs(data, skipped))
+            else:
+                spans.extend((start, -end, hit) for start, end in self._matchers[hit].spans(data) if start >= skipped)
+        if not spans:
+            return ()
         spans.sort()
         place = _Place(data, skipped, ascii_only=len(data) - skipped == len(text))
         found = []
@@ -113,11 +123,29 @@ class SecretScanner:
             found.append(SecretFinding(self.rules[hit].id, at, at - negative_end - start))
         return tuple(found)
 
+    def _in_runs(self, data: bytes, skipped: int) -> Iterator[tuple[int, int, int]]:
+        """Runs of base64 that hold a secret once decoded, as (start, -end, rule)."""
+        at = skipped
+        while (run := self._run.search(data, at)) is not None:
+            start, at = run.span()
+            found = {hit for piece in _encoded.decoded(data[start:at]) for hit in self._in_piece(piece)}
+            yield from [(start, -at, hit) for hit in found]
+
+    def _in_piece(self, piece: bytes) -> Iterator[int]:
+        """The rules that find something in decoded bytes, as far as these are text."""
+        at = 0
+        while (text := self._text.search(piece, at)) is not None:
+            start, at = text.span()
+            said = b"\n" + piece[start:at]
+            for hit in self._hints.Match(said) or ():
+                if hit < len(self._matchers) and next(self._matchers[hit].spans(said), None) is not None:
+                    yield hit
+
     def hold_back(self, text: str, before: str = "") -> int:
         """How many characters at the end of `text` could still become part of a secret; at most the longest rule's `longest`."""
         shortest, longest = self._tiers[0][0], self._tiers[-1][0]
         # One boundary more, so that the first character that may be held has one.
-        data = _encoded((before or "\n") + text if len(text) <= longest else text[-longest - _WIDTHS[-1] :])
+        data = _bytes((before or "\n") + text if len(text) <= longest else text[-longest - _WIDTHS[-1] :])
         match = self._any_start.search(data)
         if match is None:
             return 0
@@ -131,7 +159,7 @@ class SecretScanner:
 
     def is_clean(self, text: str, before: str = "") -> bool:
         """Whether `text` holds no secret and ends with no beginning of one. May say False where `scan` then finds nothing."""
-        return self._hints_and_start.Match(_encoded((before or "\n") + text)) is None
+        return self._hints_and_start.Match(_bytes((before or "\n") + text)) is None
 
 
 class _Place:
@@ -154,7 +182,7 @@ class _Place:
         return self._character
 
 
-def _encoded(text: str) -> bytes:
+def _bytes(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:

@@ -21,6 +21,7 @@ from gatehouse.core.plans import GuardPolicy, Plan
 from gatehouse.core.ports import Clock, Scanner
 from gatehouse.core.single import Single
 from gatehouse.pipeline import texts
+from gatehouse.pipeline.cuts import cuts
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.remote_content import check_remote_urls
 from gatehouse.pipeline.runner import nothing_held
@@ -108,7 +109,7 @@ class Guard:
             if found:
                 await self._act(x, call, action)
             assert x.call is not None
-            for place, text in texts.seams(x.call):
+            for place, text in (*texts.seams(x.call), *cuts(x.call, self._scanner)):
                 await self._together(x, place, text, action)
         except GatehouseError:
             raise
@@ -135,7 +136,7 @@ class Guard:
         if policy.input == "off":
             return True
         try:
-            return not (self._shows(joined) or texts.seams(call))
+            return not (self._shows(joined) or texts.seams(call) or (len(call.messages) > 1 and cuts(call, self._scanner)))
         except Exception:
             return False  # `admit` meets the same fault, and knows what the policy makes of it
 
