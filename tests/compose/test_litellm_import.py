@@ -197,3 +197,42 @@ def test_two_secrets_never_become_one() -> None:
     assert made.variables == ("GROQ_API_KEY", "GROQ_API_KEY_2")
     settings = parse(made.text, "x", dict(zip(made.variables, ("one", "two"), strict=True)))
     assert [model.targets[0].provider for model in settings.models] == ["groq", "groq-2", "groq"]
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (2.7777777777777776e-07, "0.2777777778"),
+        (1e-17, "0"),
+        ("0.0000025", "2.5"),
+        (-1, None),
+        (float("nan"), None),
+        (1e999, None),
+        ("cheap", None),
+        (True, None),
+    ],
+)
+def test_prices_are_read_to_the_last_digit_we_have(given: object, taken: str | None) -> None:
+    """A tail of digits is rounded away; what is no price is told, and then the entry has none: never half of one."""
+    text = small("groq/x", input_cost_per_token=0.000001, output_cost_per_token=given)
+    made = import_litellm(text, "c", lookup)
+    price = parse(made.text, "x", {"GROQ_API_KEY": "k"}).models[0].targets[0].price
+    assert (None if price is None else price.output) == taken
+    assert any("is no price" in note.what for note in made.notes) == (taken is None)
+
+
+@pytest.mark.parametrize("word", ["none", "EMPTY", "dummy", ""])
+def test_a_word_for_no_key_is_none(word: str) -> None:
+    """Servers of one's own want none, and LiteLLM's SDK insists on one: no variable is asked for, and nothing is called a secret."""
+    made = import_litellm(small("hosted_vllm/x", api_base="http://127.0.0.1:8000/v1", api_key=word), "c", lookup)
+    assert made.variables == ()
+    assert "api_key" not in made.text
+    assert not any("secret" in note.what for note in made.notes)
+
+
+def test_a_moved_secret_has_a_name_of_its_own() -> None:
+    """Upper case, after whose it is; that of another server with OpenAI's protocol is never OpenAI's own variable."""
+    lab = import_litellm(small("openai/x", api_base="https://lab.example/v1", api_key="s3cret"), "c", lookup)
+    assert lab.variables == ("OPENAI_COMPATIBLE_API_KEY",)
+    vllm = import_litellm(small("hosted_vllm/x", api_base="https://lab.example/v1", api_key="s3cret"), "c", lookup)
+    assert vllm.variables == ("HOSTED_VLLM_API_KEY",)

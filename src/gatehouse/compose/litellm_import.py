@@ -17,6 +17,7 @@ import yaml
 
 from gatehouse.compose.litellm_kinds import ELSEWHERE, MODES, PREFIXES, STRATEGIES, Prefix, split_model
 from gatehouse.compose.plans import Lookup, build_plans
+from gatehouse.core.money import format_usd, parse_usd
 from gatehouse.operator_file import SettingsError, parse
 from gatehouse.settings import ProviderKind
 from gatehouse.yaml_lines import YamlError, read_yaml
@@ -29,6 +30,10 @@ _MARK: Final = "\x00"
 """Around the name of a variable, until the file is written."""
 _SAMPLE: Final = "https://sample.invalid"
 _MILLION: Final = Decimal(1_000_000)
+_FINEST: Final = Decimal("1e-10")
+"""What prices are told in; LiteLLM's are floating-point numbers and may have a tail of digits."""
+_NO_KEY: Final = frozenset({"none", "null", "empty", "dummy", "fake", "fake-key", "not-needed", "anything"})
+"""What is written where a server of one's own wants no key and the SDK insists on one."""
 _PRICES: Final = {
     "input_cost_per_token": "input",
     "output_cost_per_token": "output",
@@ -178,9 +183,9 @@ class _Importer:
         weight = params.get("weight")
         if isinstance(weight, int) and weight > 0:
             target["weight"] = weight
-        price = {bucket: amount for field, bucket in _PRICES.items() if (amount := _per_million(params.get(field, info.get(field))))}
-        if "input" in price:
-            target["price"] = {"output": "0", **price}
+        price = self._price(where, params, info)
+        if price is not None:
+            target["price"] = price
         for field, ours in (("max_input_tokens", "context_window"), ("max_output_tokens", "max_output_tokens")):
             if isinstance(info.get(field), int) and info[field] > 0:
                 target[ours] = info[field]
@@ -223,6 +228,14 @@ class _Importer:
         self.providers[name] = made
         return name
 
+    def _price(self, where: str, params: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, str] | None:
+        """What a million tokens cost. None leaves it to the catalogue, also when one of the prices is none: half of them would be wrong."""
+        given = {field: value for field in _PRICES if (value := params.get(field, info.get(field))) is not None}
+        price = {_PRICES[field]: _per_million(value) for field, value in given.items()}
+        for field in [field for field in given if not price[_PRICES[field]]]:
+            self._note(f"{where}.{field}", "this is no price; none of this entry's prices is taken over", "give targets[].price")
+        return {"output": "0", **price} if "input" in price and all(price.values()) else None
+
     def _identify(self, where: str, known: Prefix, prefix: str, params: Mapping[str, Any], made: dict[str, Any]) -> None:
         """Who we are to the provider."""
         kind = known.kind
@@ -240,8 +253,8 @@ class _Importer:
             if not named:
                 self._note(f"{where}.litellm_params.vertex_credentials", "the key itself is not copied", "put it into a file of its own")
             made["google"] = google
-        elif params.get("api_key") is not None:
-            made["api_key"] = self._secret(f"{where}.litellm_params.api_key", params["api_key"], known.variable or _variable(prefix))
+        elif (api_key := self._api_key(where, known, prefix, params)) is not None:
+            made["api_key"] = api_key
         elif kind == "azure-openai" and params.get("azure_ad_token") is not None:
             made["api_key"] = self._secret(f"{where}.litellm_params.azure_ad_token", params["azure_ad_token"], "AZURE_AD_TOKEN")
             made["credential"] = "bearer"
@@ -258,6 +271,17 @@ class _Importer:
                 str(name): self._secret(place, value, _variable(f"{prefix}_{str(name).removeprefix(f'{prefix}-')}").upper())
                 for name, value in headers.items()
             }
+
+    def _api_key(self, where: str, known: Prefix, prefix: str, params: Mapping[str, Any]) -> str | None:
+        """The key that an entry gives, if it is one."""
+        given, place = params.get("api_key"), f"{where}.litellm_params.api_key"
+        if given is None or given == "":
+            return None
+        if known.kind == "openai-compatible" and not known.variable and str(given).lower() in _NO_KEY:
+            self._note(place, "stands for no key; none is sent")
+            return None
+        name = known.kind if prefix == "openai" else prefix
+        return self._secret(place, given, known.variable or f"{_variable(name)}_API_KEY".upper())
 
     def _aws(self, where: str, params: Mapping[str, Any], made: dict[str, Any]) -> None:
         region = params.get("aws_region_name")
@@ -439,10 +463,10 @@ def _variable(name: str) -> str:
 def _per_million(value: Any) -> str:
     """A price a token as one a million tokens; "" for what is none."""
     try:
-        amount = Decimal(str(value)) * _MILLION
-    except InvalidOperation:
+        amount = (Decimal(str(value)) * _MILLION).quantize(_FINEST)
+        return format_usd(parse_usd(str(amount)))
+    except (InvalidOperation, ValueError):
         return ""
-    return format(amount.normalize(), "f") if amount.is_finite() and amount >= 0 else ""
 
 
 def _seconds(value: Any) -> float | None:
