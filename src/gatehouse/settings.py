@@ -284,7 +284,7 @@ class TargetSettings(_Tree, frozen=True):
     price: PriceSettings | None = None
     """What it costs; without it the price catalogue is asked. Embedded engines cost nothing."""
     context_window: Positive | None = None
-    """Tokens of prompt and answer it can hold."""
+    """Tokens of prompt and answer it can hold. An embedded engine takes no more than its file says, and 8,192 where this is not set."""
     max_output_tokens: Positive | None = None
     """The longest answer it gives."""
     capabilities: list[Capability] | None = None

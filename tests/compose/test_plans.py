@@ -1,5 +1,6 @@
 """Settings to plans: names, fallbacks, prices and digests."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -101,6 +102,24 @@ def test_embedded_engines_cost_nothing() -> None:
     price = build_plans(settings(), nothing)[2].targets[0].price
     assert price is not None
     assert price.output == 0
+
+
+@pytest.mark.parametrize(("said", "window"), [("", 2048), (", context_window: 512", 512), (", context_window: 90000", 2048)])
+def test_the_context_of_an_embedded_engine(said: str, window: int) -> None:
+    """What its file says, or less where the operator says so: what its host will give a call; and its answers just end there."""
+    target = build_plans(parse(BASE.replace("path: builtin", f"path: builtin{said}") % "block", "f", {}), nothing)[2].targets[0]
+    assert (target.context_window, target.ends_at_context) == (window, True)
+
+
+def test_the_context_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """Unknown, or what the operator says: the rest of the models is served all the same."""
+    for content in (None, b"GGUF\x03\0\0\0 and then nothing of use"):
+        path = tmp_path / "m.gguf"
+        if content is not None:
+            path.write_bytes(content)
+        for said, window in (("", None), (", context_window: 512", 512)):
+            text = BASE.replace("path: builtin", f'path: "{path}"{said}') % "block"
+            assert build_plans(parse(text, "f", {}), nothing)[2].targets[0].context_window == window
 
 
 def test_the_digest_follows_every_change() -> None:

@@ -12,12 +12,11 @@ from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Eve
 from gatehouse.core.limits import Dimension, Hold, Meter
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Capability, Deadlines, Plan
-from gatehouse.core.ports import Attempt, Model
+from gatehouse.core.ports import Attempt
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.prompts import MEDIA_TOKENS, prompt_tokens
-from gatehouse.pipeline.runner import Runner
-from gatehouse.pipeline.stages.dispatch import MAX_ATTEMPTS, Dispatch
+from gatehouse.pipeline.stages.dispatch import MAX_ATTEMPTS
 from gatehouse.testing.fakes import FakeModel, settle_loop
 from tests.pipeline.dispatching import ASKED, PRICE, ROLE, USAGE, Answering, Bench, Noting, failed, piece, target
 
@@ -337,21 +336,12 @@ async def test_an_unknown_price_costs_nothing() -> None:
     assert (x.charge, x.usage) == (0, Usage(input=7, output=2))
 
 
-class Counting(FakeModel):
-    """A model that can count."""
-
-    def count_tokens(self, call: Call) -> int:
-        return 41
-
-
-async def test_a_model_that_can_count_is_asked_for_the_prompt() -> None:
-    """Where the engine can count exactly its count is taken."""
-    bench = Bench()
-    model: Model = Counting(piece("Hi"))
-    bench.models = {"a": model}  # type: ignore[dict-item]
-    bench.dispatch = Dispatch({"a": model}, bench.books, bench.clock, bench.rng, bench.tally)
-    bench.runner = Runner((bench.dispatch,), bench.clock)
-    x = await bench.carry(bench.exchange((target("a"),)))
+async def test_a_counted_prompt_is_not_estimated() -> None:
+    """Where the prompt was counted exactly before, its count is taken when the target does not tell."""
+    bench = Bench(a=FakeModel(piece("Hi")))
+    x = bench.exchange((target("a"),))
+    x.counted = 41
+    await bench.carry(x)
     assert x.usage == Usage(input=41, output=1)
 
 

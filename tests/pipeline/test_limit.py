@@ -18,7 +18,7 @@ from gatehouse.core.records import MeterHold
 from gatehouse.core.usage import Price, Usage
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.lease_book import LeaseBook
-from gatehouse.pipeline.stages.limit import CountInput, Limit
+from gatehouse.pipeline.stages.limit import Limit
 from gatehouse.testing.fakes import NOON, FakeClock, FakeLeaseStore, FakeSpawn, LaggedOffice, settle_loop
 
 M = 10**10  # a dollar, in units
@@ -38,6 +38,23 @@ def key(limits: Limits, key_id: str = "k1") -> Principal:
     return Principal(key_id, "test", frozenset({Role.DEVELOPER}), limits=limits)
 
 
+class Counter:
+    """Implements `PromptCounter`."""
+
+    def __init__(self, tokens: int | None, only: Plan | None) -> None:
+        self.tokens = tokens
+        self.only = only
+        self.counted: list[Call] = []
+
+    def counts(self, plan: Plan) -> bool:
+        return self.only is None or plan is self.only
+
+    async def count_input(self, call: Call, plan: Plan) -> int | None:
+        await asyncio.sleep(0)
+        self.counted.append(call)
+        return self.tokens
+
+
 class World:
     """One worker in front of one office."""
 
@@ -50,9 +67,11 @@ class World:
         self.book = LeaseBook(self.line, self.clock, self.spawn)
         self.limit = Limit(self.book, self.clock)
 
-    def counting(self, count: CountInput) -> None:
-        """From now on prompts are counted exactly."""
-        self.limit = Limit(self.book, self.clock, count)
+    def counting(self, tokens: int | None, *, only: Plan | None = None) -> "Counter":
+        """From now on prompts, of this plan only or of all, are counted exactly."""
+        counter = Counter(tokens, only)
+        self.limit = Limit(self.book, self.clock, counter)
+        return counter
 
     async def admit(self, limits: Limits, call: Call = HI, plan: Plan = PLAN, principal: Principal | None = None) -> Exchange:
         """A call that is let in."""
@@ -178,11 +197,28 @@ async def test_an_unpriced_call_is_still_booked(world: World) -> None:
 
 
 async def test_exact_counts_are_preferred(world: World) -> None:
-    """Where every target can be counted for, that is the prompt; where not, its bytes."""
-    world.counting(lambda call, plan: 7 if plan is PLAN else None)
-    assert (await world.admit(Limits(tokens_per_minute=10_000))).holds[0].amount == 507
-    other = replace(PLAN, model="other")
-    assert (await world.admit(Limits(tokens_per_minute=10_000), HI, other)).holds[0].amount == PROMPT + 500
+    """Where every target can count, that is the prompt, once for a call; where not, its bytes, and nobody is asked."""
+    counter = world.counting(7, only=PLAN)
+    x = await world.admit(Limits(tokens_per_minute=10_000))
+    assert (x.holds[0].amount, x.counted, counter.counted) == (507, 7, [HI])
+    x = await world.admit(Limits(tokens_per_minute=10_000), HI, replace(PLAN, model="other"))
+    assert (x.holds[0].amount, x.counted, counter.counted) == (PROMPT + 500, None, [HI])
+
+
+async def test_a_count_that_does_not_come(world: World) -> None:
+    """Its bytes bound the prompt, and the call goes on."""
+    world.counting(None)
+    x = await world.admit(Limits(tokens_per_minute=10_000))
+    assert (x.holds[0].amount, x.counted) == (PROMPT + 500, None)
+
+
+async def test_only_counting_is_waited_for(world: World) -> None:
+    """A call whose prompt is counted cannot be let in at once, limits or none; every other one can, and waits for nothing."""
+    world.counting(7, only=PLAN)
+    for limits in (Limits(), Limits(tokens_per_minute=10_000)):
+        await world.admit(limits)
+        assert not world.limit.at_once(world.exchange(limits, HI, PLAN, None))
+        assert world.limit.at_once(world.exchange(limits, HI, replace(PLAN, model="other"), None))
 
 
 # -- does it fit ---------------------------------------------------------------------------------------------------
@@ -211,7 +247,7 @@ async def test_targets_too_small_are_left_out(
     world: World, prompt: int, asked: int | None, sizes: tuple[int | None, ...], fits: tuple[int | None, ...], sent: int
 ) -> None:
     """An answer whose length was asked for must fit whole; one whose length is ours to choose is shortened."""
-    world.counting(lambda call, plan: prompt)
+    world.counting(prompt)
     plan = replace(PLAN, targets=tuple(window(size) for size in sizes))
     x = await world.admit(Limits(), replace(HI, max_tokens=asked), plan)
     assert x.plan is not None
@@ -221,9 +257,22 @@ async def test_targets_too_small_are_left_out(
     assert (x.plan is plan) == (fits == sizes)
 
 
+@pytest.mark.parametrize(("prompt", "asked", "sent"), [(10, None, 290), (10, 500, 290), (10, 50, 50), (299, 500, 1)])
+async def test_an_answer_that_ends_at_the_context(world: World, prompt: int, asked: int | None, sent: int) -> None:
+    """Where an answer just ends when the context is full, no bound is too large: it is what is left; only the prompt must fit."""
+    plan = replace(PLAN, targets=(replace(window(300), ends_at_context=True),))
+    world.counting(prompt)
+    x = await world.admit(Limits(tokens_per_minute=10_000), replace(HI, max_tokens=asked), plan)
+    assert x.call is not None
+    assert (x.call.max_tokens, x.holds[0].amount) == (sent, prompt + sent)
+    world.counting(300)
+    error, _ = await world.refuse(Limits(), replace(HI, max_tokens=asked), plan)
+    assert error.message == "The prompt has 300 tokens; the context of model 'assistant' holds 300. Shorten the messages."
+
+
 async def test_a_fallback_takes_the_place_of_groups_that_do_not_fit(world: World) -> None:
     """The first group that has a fitting target is asked first, and only its price is held for."""
-    world.counting(lambda call, plan: 1000)
+    world.counting(1000)
     plan = replace(PLAN, targets=(replace(OPENAI, context_window=500),), fallbacks=((window(400),), (window(4000),), (window(None),)))
     x = await world.admit(Limits(budget=Budget(parse_usd("1"), "total")), HI, plan)
     assert x.plan is not None
@@ -245,7 +294,7 @@ async def test_a_fallback_takes_the_place_of_groups_that_do_not_fit(world: World
 )
 async def test_a_prompt_that_fits_nowhere(world: World, prompt: int, asked: int | None, text: str) -> None:
     """Security scenario 17: a 400 with the figures, before anything is held or queued."""
-    world.counting(lambda call, plan: prompt)
+    world.counting(prompt)
     plan = replace(PLAN, targets=(window(200), window(300)))
     error, _ = await world.refuse(Limits(requests_per_minute=1), replace(HI, max_tokens=asked), plan)
     assert isinstance(error, ContextTooLong)

@@ -18,7 +18,7 @@ from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event
 from gatehouse.core.frames import FrameCutter, framed
 from gatehouse.core.plans import Deadlines, Target
 from gatehouse.core.usage import Usage
-from gatehouse.processes.engine_host import PACE, EngineHost
+from gatehouse.processes.engine_host import COUNTERS, MOST_COUNTS, PACE, EngineHost
 
 TARGET = Target("llamacpp/t", "llamacpp:t", "t")
 
@@ -52,10 +52,20 @@ class StepEngine:
         self.most = 0
         self.stopped = 0
         self.said = 0
+        self.counting = threading.Event()
+        self.counting.set()
+        self.asked = 0
         self._lock = threading.Lock()
 
     def count(self, call: Call) -> int:
-        return sum(len(message.content or "") for message in call.messages)
+        self.asked += 1
+        assert self.counting.wait(20)
+        text = str(call.messages[0].content)
+        if text == "fail":
+            raise EngineRefused("engine_failed", "no")
+        if text == "crash":
+            raise ZeroDivisionError
+        return len(text)
 
     def run(self, call: Call, on_event: Callable[[Chunk | Answer], bool]) -> None:
         with self._lock:
@@ -95,11 +105,12 @@ def engine() -> StepEngine:
 async def model(tmp_path: Path, engine: StepEngine) -> AsyncIterator[EngineModel]:
     host = EngineHost(engine, "", SystemClock())
     await host.start(tmp_path / "e.sock")
-    made = EngineModel(tmp_path / "e.sock")
+    made = EngineModel(tmp_path / "e.sock", count_seconds=20.0)
     yield made
     await made.close()
     await host.close()
     engine.permits.release(1000)
+    engine.counting.set()
 
 
 def call(text: str = "hi", *, stream: bool = True, n: int = 1) -> Call:
@@ -279,6 +290,62 @@ async def test_patience_ends(model: EngineModel, engine: StepEngine) -> None:
     assert caught.value.code in {"upstream_overloaded", "upstream_timeout"}
     engine.permits.release(6)
     await asyncio.gather(*first)
+
+
+async def test_counting_needs_no_slot(model: EngineModel, engine: StepEngine) -> None:
+    """Every slot taken and not a word let go, more calls in line: a prompt is counted all the same, and none of them noticed."""
+    tasks = [asyncio.create_task(collected(model, call(stream=False))) for _ in range(5)]
+    await until(lambda: engine.running == 2)
+    assert await asyncio.gather(*(model.count_tokens(call("x" * size)) for size in range(20))) == list(range(20))
+    assert (engine.running, engine.most) == (2, 2)
+    engine.permits.release(15)
+    await asyncio.gather(*tasks)
+
+
+async def test_what_is_not_counted(model: EngineModel, engine: StepEngine) -> None:
+    """A prompt far beyond the context, one that the engine cannot read, one that breaks the engine: None each time, never an error."""
+    for text in ("x" * 3_200, "fail", "crash"):
+        assert await model.count_tokens(call(text)) is None
+    assert await model.count_tokens(call("abc")) == 3
+
+
+async def test_a_count_that_takes_too_long(tmp_path: Path, model: EngineModel, engine: StepEngine) -> None:
+    """None when its time is over, for who waits for that one; the engine goes on counting for others."""
+    engine.counting.clear()
+    impatient = EngineModel(tmp_path / "e.sock", count_seconds=0.05)
+    assert await impatient.count_tokens(call("late")) is None
+    await impatient.close()
+    engine.counting.set()
+    assert await model.count_tokens(call("ab")) == 2
+
+
+async def test_counts_that_wait_are_bounded(model: EngineModel, engine: StepEngine) -> None:
+    """Beyond so many the host says no at once; those that are cancelled before their turn are not counted any more."""
+    assert await model.ping() == ""
+    engine.counting.clear()
+    counts = [asyncio.create_task(model.count_tokens(call("waits"))) for _ in range(MOST_COUNTS)]
+    await until(lambda: engine.asked == COUNTERS)
+    assert await model.count_tokens(call("one too many")) is None
+    for count in counts[10:]:
+        count.cancel()
+    await asyncio.gather(*counts[10:], return_exceptions=True)
+    # What is too long is answered at once, and after what was said before.
+    assert await model.count_tokens(call("x" * 3_200)) is None
+    engine.counting.set()
+    assert await asyncio.gather(*counts[:10]) == [5] * 10
+    assert await model.count_tokens(call("ab")) == 2
+    assert engine.asked <= 10 + COUNTERS + 1
+
+
+async def test_nobody_to_count(tmp_path: Path) -> None:
+    """No host, or one without its model: None, as soon as that is known."""
+    assert await EngineModel(tmp_path / "none.sock").count_tokens(call()) is None
+    host = EngineHost(None, "m.gguf: truncated", SystemClock())
+    await host.start(tmp_path / "e.sock")
+    model = EngineModel(tmp_path / "e.sock", count_seconds=20.0)
+    assert await model.count_tokens(call()) is None
+    await model.close()
+    await host.close()
 
 
 async def test_no_host(tmp_path: Path) -> None:

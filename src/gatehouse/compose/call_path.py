@@ -85,17 +85,20 @@ class Models:
         self.slotted.update({name: model for name, model in made.items() if isinstance(model, Slotted)})
         return left
 
-    def count_input(self, call: Call, plan: Plan) -> int | None:
-        """The prompt's exact tokens, when every model of the plan can count; else None."""
+    def counts(self, plan: Plan) -> bool:
+        """Whether every model of the plan can count. See `PromptCounter`."""
         counters = self._counters
-        if not counters:
-            return None
+        return bool(counters) and all(target.provider in counters for target in plan.everywhere)
+
+    async def count_input(self, call: Call, plan: Plan) -> int | None:
+        """The prompt's exact tokens, when every model of the plan can count and does so now; the most of several. Else None."""
         most = 0
-        for target in plan.everywhere:
-            counter = counters.get(target.provider)
-            if counter is None:
+        for provider in dict.fromkeys(target.provider for target in plan.everywhere):
+            counter = self._counters.get(provider)
+            tokens = None if counter is None else await counter.count_tokens(call)
+            if tokens is None:
                 return None
-            most = max(most, counter.count_tokens(call))
+            most = max(most, tokens)
         return most
 
 
@@ -156,7 +159,7 @@ class CallPath:
         self._attributor = attributor = Attributor(message.keys.end_user, scanner)
         commitments = Commitments(message.keys.commitment)
         books = Bookkeeper(journal, clock, self.tally, commitments, lambda: self._policy, names, self.offload, attributor)
-        limit = Limit(self._book, clock, self._models.count_input)
+        limit = Limit(self._book, clock, self._models)
         cache = Cache(MemoryCache(clock, settings.cache.max_bytes))
         self.health = TargetHealth(clock, rng, self.tally)
         self.loads = TargetLoads(clock)
@@ -193,9 +196,9 @@ class CallPath:
         """Bytes of body that a caller may send; the same bound as Read's."""
         return self._read.limit_of(principal)
 
-    def count_input(self, call: Call, plan: Plan) -> int | None:
+    async def count_input(self, call: Call, plan: Plan) -> int | None:
         """The prompt's exact tokens, where every model of the plan can count; else None."""
-        return self._models.count_input(call, plan)
+        return await self._models.count_input(call, plan)
 
     def end_response(self, owner: Owner, response_id: str) -> Ended | None:
         """End the call that makes this response, if it runs here."""

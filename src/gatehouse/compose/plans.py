@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
+from gatehouse.adapters.engines.gguf import ModelFileRefused, read_context_length, slot_context
 from gatehouse.compose.providers import address
 from gatehouse.compose.providers import capabilities as default_capabilities
 from gatehouse.compose.providers import operations as default_operations
@@ -25,6 +27,7 @@ from gatehouse.core.plans import (
     Target,
 )
 from gatehouse.core.usage import Price
+from gatehouse.models import builtin_path
 from gatehouse.settings import ModelSettings, PriceSettings, Settings, TargetSettings
 
 LLAMACPP_CAPABILITIES = frozenset(
@@ -162,7 +165,8 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
             model=_short(target.path),
             weight=target.weight,
             price=_price(target.price or FREE, "own"),
-            context_window=target.context_window,
+            context_window=engine_context(target),
+            ends_at_context=True,
             max_output_tokens=target.max_output_tokens,
             capabilities=frozenset(target.capabilities) if target.capabilities is not None else LLAMACPP_CAPABILITIES,
             operations=frozenset(target.operations) if target.operations is not None else _CHAT_AND_TEXT,
@@ -199,6 +203,17 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
         breaker=breaker,
         forward=Forward(**{field: getattr(provider.forward, field) for field in provider.forward.__struct_fields__}),
     )
+
+
+def engine_context(target: TargetSettings) -> int | None:
+    """The context that an embedded engine gives a call: its file's or less; where that cannot be read, what its operator says."""
+    assert target.path is not None
+    try:
+        length = read_context_length(builtin_path() if target.path == "builtin" else Path(target.path))
+    except ModelFileRefused:
+        # Its host will say what is wrong, and where it is heard: this server runs on without the model.
+        return target.context_window
+    return slot_context(length, target.context_window)
 
 
 def _listed(found: Found | None, operations: frozenset[Operation]) -> Found | None:

@@ -28,7 +28,7 @@ class Ask(EngineMessage, frozen=True, tag=1):
 
 
 class Cancel(EngineMessage, frozen=True, tag=2):
-    """worker -> host: nobody waits for this call any more."""
+    """worker -> host: nobody waits for this call, or for this count, any more."""
 
     number: int
 
@@ -67,7 +67,21 @@ class Ping(EngineMessage, frozen=True, tag=7):
     """worker -> host: are you well? Answered by Hello."""
 
 
-AnyEngineMessage = Hello | Ask | Cancel | Pieces | Whole | Done | Failed | Ping
+class Count(EngineMessage, frozen=True, tag=8):
+    """worker -> host: how many tokens has the prompt of this call? Answered by Counted or Failed, beside the line for slots."""
+
+    number: int
+    call: Call
+
+
+class Counted(EngineMessage, frozen=True, tag=9):
+    """host -> worker: so many, template included."""
+
+    number: int
+    tokens: int
+
+
+AnyEngineMessage = Hello | Ask | Cancel | Pieces | Whole | Done | Failed | Ping | Count | Counted
 
 
 class EngineRefused(Exception):

@@ -114,6 +114,7 @@ class Target(msgspec.Struct, frozen=True):
     weight: int = 1
     price: Price | None = None
     context_window: int | None = None
+    """Tokens of prompt and answer together; None when nobody says."""
     max_output_tokens: int | None = None
     capabilities: frozenset[Capability] = frozenset(Capability)
     operations: frozenset[Operation] = CHATS
@@ -125,6 +126,8 @@ class Target(msgspec.Struct, frozen=True):
     rung: Rung = "target"
     """What its plan has it for; other than "target" in fallbacks."""
     forward: Forward = Forward()
+    ends_at_context: bool = False
+    """An answer that fills the context just ends there, so that no bound of the answer is too large for it (embedded engines)."""
 
 
 class CachePolicy(msgspec.Struct, frozen=True):

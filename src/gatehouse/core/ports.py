@@ -155,8 +155,11 @@ class Slotted(Protocol):
 class TokenCounter(Protocol):
     """The optional ability of a model to count exactly."""
 
-    def count_tokens(self, call: Call) -> int:
-        """Tokens of the prompt as the model would see it, template included."""
+    async def count_tokens(self, call: Call) -> int | None:
+        """Tokens of the prompt as the model would see it, template included; what its usage will say.
+
+        None when that cannot be told now or not soon: a call waits for this, and is never refused for the lack of it.
+        """
 
 
 class KeyDirectory(Protocol):

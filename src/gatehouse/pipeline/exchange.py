@@ -55,6 +55,7 @@ class Exchange:
         "charge",
         "clock_start",
         "commitment",
+        "counted",
         "dialect",
         "entered",
         "error",
@@ -98,6 +99,8 @@ class Exchange:
         self.principal: Principal | None = None
         self.call: Call | None = None
         self.plan: Plan | None = None
+        self.counted: int | None = None
+        """The prompt's exact tokens, where every target of the plan can count and the prompt is still the one that was counted."""
         self.commitment = b""
         self.attribution: Attribution | None = None
         """What it is booked under beside its key; the bookkeeper works it out with the first record."""

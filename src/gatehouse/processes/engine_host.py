@@ -24,6 +24,8 @@ from gatehouse.core.engine_messages import (
     AnyEngineMessage,
     Ask,
     Cancel,
+    Count,
+    Counted,
     Done,
     EngineMessage,
     EngineRefused,
@@ -44,12 +46,19 @@ QUEUE_FACTOR: Final = 32
 """Calls that may wait for each slot."""
 PACE: Final = 0.005
 """Seconds between two messages to the workers while an engine is talking: less than anybody sees, more than a step of a small model."""
+COUNTERS: Final = 2
+"""Threads that count: one long prompt does not keep the short ones waiting."""
+MOST_COUNTS: Final = 64
+"""Counts that may wait; a worker goes on without one."""
+_WORTH_COUNTING: Final = 32
+"""Bytes of text for each token of the context, beyond which a prompt is not counted: it will not fit, and counting would take long."""
 _FIRST_GUESS: Final = 1.0
 """Seconds a call is taken to need before one has been seen."""
 
 
 class Engine(Protocol):
-    """What a host needs of an engine. `run` and `count` block; `run` is called by at most `slots` threads at a time."""
+    """What a host needs of an engine. `run` and `count` block; `run` is called by at most `slots` threads at a time, `count` by others
+    meanwhile."""
 
     name: str
     slots: int
@@ -75,6 +84,8 @@ class EngineHost:
         self._line: deque[_Job] = deque()
         self._threads = ThreadPoolExecutor(slots + 1, "engine")
         self._heard = _Heard(clock)
+        self._counters = ThreadPoolExecutor(COUNTERS, "counter")
+        self._counting = 0
         self._server: asyncio.AbstractServer | None = None
         self._typical = _FIRST_GUESS
 
@@ -121,6 +132,34 @@ class EngineHost:
             )
         else:
             self._enqueue(job)
+
+    def count(self, guest: "_Guest", asked: Count) -> None:
+        """Count a prompt in a thread of its own, whatever the slots do."""
+        engine, call = self._engine, asked.call
+        if engine is None:
+            guest.send(Failed(asked.number, "engine_unavailable", "The embedded model could not be loaded."))
+        elif _bytes_in_all(call) > _WORTH_COUNTING * engine.context * max(1, len(call.inputs)):
+            guest.send(Failed(asked.number, "context_length_exceeded", "The prompt is too long to be counted.", caller_fault=True))
+        elif self._counting >= MOST_COUNTS:
+            guest.send(Failed(asked.number, "upstream_overloaded", "Too many prompts wait to be counted."))
+        else:
+            self._counting += 1
+            work = guest.counts[asked.number] = asyncio.get_running_loop().run_in_executor(self._counters, engine.count, call)
+            work.add_done_callback(lambda done: self._tell(guest, asked.number, done))
+
+    def _tell(self, guest: "_Guest", number: int, done: "asyncio.Future[int]") -> None:
+        self._counting -= 1
+        guest.counts.pop(number, None)
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            guest.send(Counted(number, done.result()))
+        elif isinstance(error, EngineRefused):
+            guest.send(Failed(number, error.code, error.message, caller_fault=error.caller_fault))
+        else:
+            logger.error("counting failed", exc_info=error)
+            guest.send(Failed(number, "engine_failed", "The prompt could not be counted."))
 
     def _count(self, engine: Engine, job: "_Job") -> EngineRefused | None:
         call = job.call
@@ -343,6 +382,7 @@ class _Guest(asyncio.Protocol):
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(AnyEngineMessage)
         self.jobs: dict[int, _Job] = {}
+        self.counts: dict[int, asyncio.Future[int]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A worker is here."""
@@ -362,10 +402,10 @@ class _Guest(asyncio.Protocol):
             match message:
                 case Ask():
                     self._host.ask(self, message)
+                case Count():
+                    self._host.count(self, message)
                 case Cancel(number=number):
-                    job = self.jobs.get(number)
-                    if job is not None:
-                        self._host.cancel(job)
+                    self._cancel(number)
                 case Ping():
                     self.send(self._host.hello)
                 case _:
@@ -374,8 +414,14 @@ class _Guest(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker is gone, and so is everybody who waited."""
         self._transport = None
-        for job in tuple(self.jobs.values()):
+        for number in (*self.jobs, *self.counts):
+            self._cancel(number)
+
+    def _cancel(self, number: int) -> None:
+        if (job := self.jobs.get(number)) is not None:
             self._host.cancel(job)
+        elif (count := self.counts.get(number)) is not None:
+            count.cancel()
 
     def send(self, *messages: EngineMessage) -> None:
         """Write messages, all at once; a no-op when the worker is gone."""
@@ -387,6 +433,11 @@ class _Guest(asyncio.Protocol):
 def _characters(call: Call) -> int:
     """Bytes of text: no tokenizer makes more tokens of it than that, give or take the template's."""
     return sum(_length(message) for message in call.messages) + max((_size(each) for each in call.inputs), default=0)
+
+
+def _bytes_in_all(call: Call) -> int:
+    """As `_characters`, of several inputs together."""
+    return sum(_length(message) for message in call.messages) + sum(_size(each) for each in call.inputs)
 
 
 def _size(piece: str | tuple[int, ...]) -> int:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatehouse.adapters.engines.gguf import ModelFileRefused, read_header
+from gatehouse.adapters.engines.gguf import ModelFileRefused, read_context_length, read_header, slot_context
 from gatehouse.models import builtin_path
 
 
@@ -47,6 +47,29 @@ def test_a_small_model(tmp_path: Path) -> None:
     path.write_bytes(model(ARCHITECTURE, numbers, strings, CONTEXT, entry("general.name", 8, text("mine"))))
     header = read_header(path)
     assert (header.architecture, header.name, header.context_length, header.tensors) == ("llama", "mine", 2048, 1)
+
+
+def test_the_context_alone(tmp_path: Path) -> None:
+    """Read as soon as it stands there, wherever that is, though what follows is cut off; without one the file is refused."""
+    assert read_context_length(builtin_path()) == 2048
+    path = tmp_path / "m.gguf"
+    for entries in ((ARCHITECTURE, CONTEXT), (CONTEXT, ARCHITECTURE)):
+        path.write_bytes(model(*entries, entry("cut", 9, b"")))
+        assert read_context_length(path) == 2048
+    for content in (b"", model(ARCHITECTURE), model(ARCHITECTURE, CONTEXT)[:40]):
+        path.write_bytes(content)
+        with pytest.raises(ModelFileRefused):
+            read_context_length(path)
+    with pytest.raises(ModelFileRefused, match="cannot be read"):
+        read_context_length(tmp_path / "none.gguf")
+
+
+@pytest.mark.parametrize(
+    ("length", "asked", "given"), [(2048, None, 2048), (131_072, None, 8192), (131_072, 16_384, 16_384), (512, 600, 512)]
+)
+def test_what_a_slot_holds(length: int, asked: int | None, given: int) -> None:
+    """What is asked for, or a bound that keeps memory small, and never more than the model was made for."""
+    assert slot_context(length, asked) == given
 
 
 @pytest.mark.parametrize(

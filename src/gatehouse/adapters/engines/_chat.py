@@ -70,6 +70,7 @@ def chat_request(call: Call, messages: Sequence[dict[str, Any]]) -> bytes:
         "stream": call.stream,
         # A prefix kept from another tenant's prompt would tell by its speed that it was asked before (CVE-2025-46570).
         "cache_prompt": False,
+        **answer_form(call),
     }
     if call.stream:
         request["stream_options"] = {"include_usage": True}
@@ -79,9 +80,15 @@ def chat_request(call: Call, messages: Sequence[dict[str, Any]]) -> bytes:
             request[field] = value
     if call.stop:
         request["stop"] = call.stop
+    return msgspec.json.encode(request)
+
+
+def answer_form(call: Call) -> dict[str, Any]:
+    """What the answer has to look like, where the call says it; a template may write some of it into the prompt."""
     form = call.response_format
     if form is not None and form.kind == "json_object":
-        request["response_format"] = {"type": "json_object"}
-    elif form is not None and form.kind == "json_schema":
-        request["response_format"] = {"type": "json_schema", "json_schema": {"name": form.name or "answer", "schema": form.schema or {}}}
-    return msgspec.json.encode(request)
+        return {"response_format": {"type": "json_object"}}
+    if form is not None and form.kind == "json_schema":
+        schema = {"name": form.name or "answer", "schema": form.schema or {}}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    return {}

@@ -33,9 +33,17 @@ class Inside:
             raise EngineRefused("engine_failed", "The embedded model cannot read this prompt.", caller_fault=response.status == 400)
         return msgspec.json.decode(content)
 
-    def tokens(self, text: str) -> int:
-        """How many tokens a text has by itself."""
-        return len(self.ask("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"])
+    def tokens(self, *pieces: str | tuple[int, ...]) -> int:
+        """How many tokens texts and lists of token ids have in all, each by itself."""
+        known = sum(len(piece) for piece in pieces if not isinstance(piece, str))
+        texts = [piece for piece in pieces if isinstance(piece, str)]
+        if len(texts) < 2:
+            return known + sum(self._tokenized(text, begins=True) for text in texts)
+        # All in one question; what a model puts around each text is what it puts around none.
+        return known + self._tokenized(texts, begins=False) + len(texts) * self._tokenized("", begins=True)
+
+    def _tokenized(self, content: str | list[str], *, begins: bool) -> int:
+        return len(self.ask("/tokenize", {"content": content, "add_special": begins, "parse_special": True})["tokens"])
 
     def text(self, tokens: tuple[int, ...]) -> str:
         """What token ids stand for."""

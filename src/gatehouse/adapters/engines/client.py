@@ -8,7 +8,20 @@ from typing import Final, cast
 import msgspec
 
 from gatehouse.core.calls import Call
-from gatehouse.core.engine_messages import AnyEngineMessage, Ask, Cancel, Done, EngineMessage, Failed, Hello, Pieces, Ping, Whole
+from gatehouse.core.engine_messages import (
+    AnyEngineMessage,
+    Ask,
+    Cancel,
+    Count,
+    Counted,
+    Done,
+    EngineMessage,
+    Failed,
+    Hello,
+    Pieces,
+    Ping,
+    Whole,
+)
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Chunk, Event, Events
 from gatehouse.core.frames import FrameCutter, framed
@@ -18,6 +31,8 @@ from gatehouse.core.ports import Attempt
 _STARTED: Final = Chunk()
 """What a stream yields to nobody, so that its generator has begun and closing it always runs its end."""
 _RETRY: Final = 1.0
+COUNT_SECONDS: Final = 0.5
+"""A call waits no longer for its prompt to be counted."""
 NOT_RUNNING: Final = "The embedded model does not run at the moment."
 
 
@@ -84,10 +99,14 @@ class _Talk:
 
 
 class EngineModel:
-    """Implements `Model` for the engine host that listens on `path`. The connection is made when it is needed, and again when it broke."""
+    """Implements `Model`, `Slotted` and `TokenCounter` for the engine host that listens on `path`.
 
-    def __init__(self, path: Path) -> None:
+    The connection is made when it is needed, and again when it broke.
+    """
+
+    def __init__(self, path: Path, *, count_seconds: float = COUNT_SECONDS) -> None:
         self._path = path
+        self._count_seconds = count_seconds
         self._line: _Line | None = None
         self._connecting: asyncio.Lock = asyncio.Lock()
         self._number = 0
@@ -122,6 +141,18 @@ class EngineModel:
         events = _flow(line, number, talk, attempt.deadlines.idle)
         await events.asend(None)
         return events
+
+    async def count_tokens(self, call: Call) -> int | None:
+        """See `TokenCounter`. None after `count_seconds` at the latest, whatever has become of the host."""
+        try:
+            async with asyncio.timeout(self._count_seconds):
+                line = await self._connected(self._count_seconds)
+                if line.hello is None or line.hello.problem:
+                    return None
+                self._number += 1
+                return await line.count(self._number, call)
+        except (UpstreamFailed, TimeoutError):
+            return None
 
     async def ping(self) -> str:
         """ "" when the host answers and its model is loaded."""
@@ -183,6 +214,7 @@ class _Line(asyncio.Protocol):
         self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.hello: Hello | None = None
         self.talks: dict[int, _Talk] = {}
+        self._counts: dict[int, asyncio.Future[int | None]] = {}
 
     @property
     def open(self) -> bool:
@@ -214,6 +246,24 @@ class _Line(asyncio.Protocol):
             code = "upstream_broken" if begun else "upstream_unreachable"
             talk.failure = talk.failure or UpstreamFailed("The embedded model stopped.", code=code, retry_after=_RETRY)
             talk.wake()
+        for number in tuple(self._counts):
+            self._counted(number, None)
+
+    async def count(self, number: int, call: Call) -> int | None:
+        """The prompt's tokens; None when the host does not count them or is gone."""
+        waiting: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._counts[number] = waiting
+        self.send(Count(number, call))
+        try:
+            return await waiting
+        finally:
+            if self._counts.pop(number, None) is not None:
+                self.send(Cancel(number))
+
+    def _counted(self, number: int, tokens: int | None) -> None:
+        waiting = self._counts.pop(number, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(tokens)
 
     def send(self, message: EngineMessage) -> None:
         """Write one message; a no-op when the host is gone."""
@@ -240,8 +290,14 @@ class _Line(asyncio.Protocol):
             if not self.greeted.done():
                 self.greeted.set_result(None)
             return
-        talk = self.talks.get(getattr(message, "number", -1))
+        if isinstance(message, Counted):
+            self._counted(message.number, message.tokens)
+            return
+        number = getattr(message, "number", -1)
+        talk = self.talks.get(number)
         if talk is None:
+            if isinstance(message, Failed):
+                self._counted(number, None)
             return
         match message:
             case Pieces(chunks=chunks):

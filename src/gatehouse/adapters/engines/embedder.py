@@ -10,14 +10,13 @@ import msgspec
 import xllamacpp
 
 from gatehouse.adapters.engines._inside import Inside
-from gatehouse.adapters.engines.gguf import Header, ModelFileRefused, read_header
+from gatehouse.adapters.engines.gguf import Header, ModelFileRefused, read_header, slot_context
 from gatehouse.core.calls import Call
 from gatehouse.core.engine_messages import EngineRefused
 from gatehouse.core.events import Answer, Chunk
 from gatehouse.core.usage import Usage
 
 DEFAULT_SLOTS: Final = 2
-LARGEST_CONTEXT: Final = 8192
 _NOT_POOLED: Final = 0
 _RANKS: Final = 4
 
@@ -50,7 +49,7 @@ class LlamaEmbedder:
         if self.header.pooling in (None, _NOT_POOLED, _RANKS):
             raise ModelFileRefused("the file is of no embedding model: it does not say how the vectors of a text become one")
         self.slots = slots or DEFAULT_SLOTS
-        self.context = min(context or LARGEST_CONTEXT, self.header.context_length)
+        self.context = slot_context(self.header.context_length, context)
         self.name = path.stem
         self._inside = Inside()
         self._decode = msgspec.json.Decoder(_Reply).decode
@@ -99,7 +98,7 @@ class LlamaEmbedder:
 
     def count(self, call: Call) -> int:
         """Exact tokens of all inputs. Blocks for a moment."""
-        return sum(self._inside.tokens(text) if isinstance(text, str) else len(text) for text in call.inputs)
+        return self._inside.tokens(*call.inputs)
 
     def close(self) -> None:
         """Remove what lies in the file system; the process ends with the engine in it."""

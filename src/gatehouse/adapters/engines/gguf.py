@@ -4,6 +4,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Only what dec
 """
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -16,6 +17,8 @@ MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 MOST_ENTRIES: Final = 100_000
 LONGEST_STRING: Final = 64 * 1024 * 1024
+LARGEST_CONTEXT: Final = 8192
+"""Tokens a slot holds unless the operator asks for more: memory grows with it."""
 _SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _TOKENS: Final = "tokenizer.ggml.tokens"
 _KINDS: Final = "tokenizer.ggml.token_type"
@@ -127,8 +130,32 @@ def read_header(path: Path) -> Header:
         raise ModelFileRefused(f"the file cannot be read: {error.strerror}") from None
 
 
-def _parse(file: BinaryIO, size: int) -> Header:
-    reader = _Reader(file, size)
+def read_context_length(path: Path) -> int:
+    """The context length alone, read no further than it stands: vocabularies are long, and this is asked at every start.
+
+    Raises:
+        ModelFileRefused: as `read_header`, as far as it was read.
+    """
+    try:
+        with path.open("rb") as file:
+            reader = _Reader(file, path.stat().st_size)
+            facts: dict[str, object] = {}
+            for key, value in _entries(reader, _begin(file, reader)[1], frozenset()):
+                facts[key] = value
+                if (found := _context_length(facts)) is not None:
+                    return found
+    except OSError as error:
+        raise ModelFileRefused(f"the file cannot be read: {error.strerror}") from None
+    raise ModelFileRefused("the header tells no context length")
+
+
+def slot_context(length: int, asked: int | None) -> int:
+    """Tokens that a slot of an engine holds: what the operator `asked` for, within the model's own context `length`."""
+    return min(asked or LARGEST_CONTEXT, length)
+
+
+def _begin(file: BinaryIO, reader: _Reader) -> tuple[int, int]:
+    """How many tensors and how many entries there are."""
     magic = file.read(4)
     file.seek(0)
     if magic != MAGIC:
@@ -140,17 +167,31 @@ def _parse(file: BinaryIO, size: int) -> Header:
     tensors, entries = reader.number("<Q"), reader.number("<Q")
     if not 0 < tensors <= MOST_ENTRIES or not 0 < entries <= MOST_ENTRIES:
         raise ModelFileRefused("the header counts no tensors or senselessly many: the file is damaged")
-    facts: dict[str, object] = {}
+    return tensors, entries
+
+
+def _entries(reader: _Reader, entries: int, kept: frozenset[str]) -> Iterator[tuple[str, object]]:
     for _ in range(entries):
         key = reader.text()
-        value = reader.value(reader.number("<I"), keep=key in _KEPT)
+        value = reader.value(reader.number("<I"), keep=key in kept)
         if value is not None:
-            facts[key] = value
+            yield key, value
+
+
+def _context_length(facts: dict[str, object]) -> int | None:
+    context = facts.get(f"{facts.get('general.architecture')}.context_length")
+    return context if isinstance(context, int) and context > 0 else None
+
+
+def _parse(file: BinaryIO, size: int) -> Header:
+    reader = _Reader(file, size)
+    tensors, entries = _begin(file, reader)
+    facts = dict(_entries(reader, entries, _KEPT))
     architecture = facts.get("general.architecture")
     if not isinstance(architecture, str):
         raise ModelFileRefused("the header names no architecture")
-    context = facts.get(f"{architecture}.context_length")
-    if not isinstance(context, int) or context < 1:
+    context = _context_length(facts)
+    if context is None:
         raise ModelFileRefused("the header tells no context length")
     _check_tensors(reader, tensors, size, facts)
     name, tokens, pooling = str(facts.get("general.name") or ""), facts.get(_TOKENS), facts.get(f"{architecture}.pooling_type")

@@ -14,18 +14,16 @@ from typing import Any, Final
 import msgspec
 import xllamacpp
 
-from gatehouse.adapters.engines._chat import ChatReply, chat_request
+from gatehouse.adapters.engines._chat import ChatReply, answer_form, chat_request
 from gatehouse.adapters.engines._inside import Inside
 from gatehouse.adapters.engines._raw import RawReply, nothing_more, raw_request
 from gatehouse.adapters.engines._replies import Problem
-from gatehouse.adapters.engines.gguf import Header, ModelFileRefused, read_header
+from gatehouse.adapters.engines.gguf import Header, ModelFileRefused, read_header, slot_context
 from gatehouse.core.calls import Call, Message, TextPart
 from gatehouse.core.engine_messages import EngineRefused
 from gatehouse.core.events import Answer, Chunk
 
 DEFAULT_SLOTS: Final = 4
-LARGEST_CONTEXT: Final = 8192
-"""Tokens a slot holds unless the operator asks for more: memory grows with it."""
 OnEvent = Callable[[Chunk | Answer], bool]
 """Takes an event; True means that nobody wants more."""
 
@@ -41,7 +39,7 @@ class LlamaEngine:
         """
         self.header: Header = read_header(path)
         self.slots = slots or DEFAULT_SLOTS
-        self.context = min(context or LARGEST_CONTEXT, self.header.context_length)
+        self.context = slot_context(self.header.context_length, context)
         self.name = path.stem
         self._control = re.compile("|".join(re.escape(token) for token in self.header.control)) if self.header.control else None
         self._inside = Inside()
@@ -112,11 +110,12 @@ class LlamaEngine:
             raise refused[0].refusal
 
     def count(self, call: Call) -> int:
-        """Exact tokens of the prompt, template included. Blocks for a moment."""
+        """Exact tokens of the prompt, template included; of several inputs, all of them. Blocks for a moment."""
         if call.inputs:
-            return sum(self._inside.tokens(text) if isinstance(text, str) else len(text) for text in call.inputs)
-        messages = [self._message(message) for message in call.messages]
-        return self._inside.tokens(self._inside.ask("/apply-template", {"messages": messages})["prompt"])
+            return self._inside.tokens(*call.inputs)
+        # A template may say something about the form of the answer too.
+        asked = {"messages": [self._message(message) for message in call.messages], **answer_form(call)}
+        return self._inside.tokens(self._inside.ask("/apply-template", asked)["prompt"])
 
     def _continue(self, call: Call, on_event: OnEvent) -> None:
         """Go on with a bare prompt, as `run` answers a chat."""

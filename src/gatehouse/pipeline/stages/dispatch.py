@@ -23,7 +23,7 @@ from gatehouse.core.limits import Dimension
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Capability, Deadlines, Plan, Target
-from gatehouse.core.ports import Clock, Model, Rng, Tally, TokenCounter
+from gatehouse.core.ports import Clock, Model, Rng, Tally
 from gatehouse.core.single import Single
 from gatehouse.core.usage import Usage, added
 from gatehouse.pipeline.attempt import Attempt, Run, TargetGauges
@@ -323,7 +323,7 @@ class Dispatch:
         if target is not None and run.number:
             usage, charge = NO_USAGE, ZERO
             if attempt is not None and attempt.sent:
-                usage = self._prompt(x, run)
+                usage = _prompt(x)
                 charge = target.price.charge(usage) if target.price is not None else ZERO
                 before = x.lost or Lost(NO_USAGE, ZERO)
                 x.lost = Lost(added(before.usage, usage), Money(before.charge + charge))
@@ -527,17 +527,12 @@ class Dispatch:
         assert call is not None
         usage = run.usage
         if usage is None:
-            usage = self._prompt(x, run)
+            usage = _prompt(x)
         output = max(run.pieces, -(-run.characters // CHARACTERS_A_TOKEN))
         if call.max_tokens is not None:
             output = min(output, max(0, call.choices * call.max_tokens - usage.output_total))
         self._charge(x, run, msgspec.structs.replace(usage, output=usage.output + output))
         x.flag("estimated_usage")
-
-    @staticmethod
-    def _prompt(x: Exchange, run: Run) -> Usage:
-        assert x.call is not None
-        return Usage(input=run.model.count_tokens(x.call) if isinstance(run.model, TokenCounter) else prompt_tokens(x.call))
 
     def _compare(self, x: Exchange, target: Target) -> None:
         charge, tokens = x.charge, x.usage.total
@@ -595,3 +590,9 @@ class _Contest:
 def _worse(told: UpstreamFailed, error: UpstreamFailed) -> UpstreamFailed:
     """What the caller is told of two failures: the later one, but no target's failure as a fault of the caller's."""
     return told if error.caller_fault and not error.sent and not told.caller_fault else error
+
+
+def _prompt(x: Exchange) -> Usage:
+    """What the target has read: as Limit had it counted, else the estimate."""
+    assert x.call is not None
+    return Usage(input=prompt_tokens(x.call) if x.counted is None else x.counted)

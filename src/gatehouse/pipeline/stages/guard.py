@@ -121,6 +121,7 @@ class Guard:
             raise Unavailable("Remote addresses cannot be fetched here.", code="fetch_unavailable")
         assert x.call is not None
         x.call = await self._fetch(x.call)
+        x.counted = None
         x.flag(FETCHED_FLAG)
 
     def at_once(self, x: Exchange) -> bool:
@@ -215,6 +216,7 @@ class Guard:
             changes[place] = redacted(text, 0, spots)
         if changes and action == "redact":
             x.call = texts.rewritten(call, changes)
+            x.counted = None
 
     # What comes out
 

@@ -4,9 +4,8 @@ The holds are upper bounds: the dearest target that may answer, the prompt count
 tokens of answer as may come, a number that is written into the call and so is what the target is told.
 """
 
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -23,8 +22,16 @@ from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.lease_book import Account, LeaseBook, Pool, Refusal
 from gatehouse.pipeline.token_bounds import at_least, at_most
 
-CountInput = Callable[[Call, Plan], int | None]
-"""The prompt's tokens, exact or above for every target of the plan; None when that cannot be told."""
+
+class PromptCounter(Protocol):
+    """Counts prompts where targets can."""
+
+    def counts(self, plan: Plan) -> bool:
+        """Whether every target of the plan can count: then it is worth asking."""
+
+    async def count_input(self, call: Call, plan: Plan) -> int | None:
+        """The prompt's tokens, exact or above for every target of the plan; None when that cannot be told now."""
+
 
 MOST_CALLERS: Final = 20_000
 """Callers whose meters are kept at hand."""
@@ -66,11 +73,13 @@ class _Caller:
 class _Terms:
     """What a plan's targets mean for holds."""
 
-    __slots__ = ("most_output", "plan", "prices", "window")
+    __slots__ = ("counts", "most_output", "plan", "prices", "window")
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, counts: bool = False) -> None:
         targets = plan.everywhere
         self.plan = plan
+        self.counts = counts
+        """Prompts for them are counted exactly, which takes a moment."""
         self.prices = tuple(dict.fromkeys(target.price.dearest for target in targets if target.price is not None))
         """For each price that may apply, its dearest million of tokens in and out."""
         outputs = [target.max_output_tokens for target in targets]
@@ -81,14 +90,15 @@ class _Terms:
 
 
 class Limit:
-    """Sets `x.holds`, `x.money_holds`, `x.ceiling`; writes the answer's bound into `x.call`; narrows `x.plan` to where the prompt fits."""
+    """Sets `x.counted`, `x.holds`, `x.money_holds` and `x.ceiling`; writes the answer's bound into `x.call`; narrows `x.plan` to where
+    the prompt fits."""
 
     name = "limit"
 
-    def __init__(self, book: LeaseBook, clock: Clock, count_input: CountInput | None = None) -> None:
+    def __init__(self, book: LeaseBook, clock: Clock, counter: PromptCounter | None = None) -> None:
         self._book = book
         self._now = clock.now
-        self._count_input = count_input
+        self._counter = counter
         self._callers: dict[str, _Caller] = {}
         self._terms: dict[str, _Terms] = {}
 
@@ -100,7 +110,12 @@ class Limit:
             LimitExceeded: a limit is used up, or the call alone is larger than it.
             Unavailable: limits cannot be checked.
         """
-        caller, needs, now = self._needs(x)
+        terms = self._terms_of(x)
+        if terms.counts:
+            assert self._counter is not None
+            assert x.call is not None
+            x.counted = await self._counter.count_input(x.call, terms.plan)
+        caller, needs, now = self._needs(x, terms)
         account = caller.account
         if not account.pools:
             return
@@ -111,8 +126,11 @@ class Limit:
         _hold(x, caller, held)
 
     def at_once(self, x: Exchange) -> bool:
-        """As `admit`, when what the call needs is leased to this process already."""
-        caller, needs, _ = self._needs(x)
+        """As `admit`, when what the call needs is leased to this process already and nobody has to be asked how long its prompt is."""
+        terms = self._terms_of(x)
+        if terms.counts:
+            return False
+        caller, needs, _ = self._needs(x, terms)
         if not caller.account.pools:
             return True
         holds = self._book.take(caller.account, needs)
@@ -121,14 +139,13 @@ class Limit:
         _hold(x, caller, holds)
         return True
 
-    def _needs(self, x: Exchange) -> tuple[_Caller, tuple[int, ...], float]:
+    def _needs(self, x: Exchange, terms: _Terms) -> tuple[_Caller, tuple[int, ...], float]:
         """Who calls, what the call needs of each of the caller's meters at most, and when that was asked. Writes the answer's
         bound into the call."""
-        principal, call, plan = x.principal, x.call, x.plan
+        principal, call = x.principal, x.call
         assert principal is not None
         assert call is not None
-        assert plan is not None
-        prompt, answer, prices = self._bounds(x, call, plan)
+        prompt, answer, prices = _bounds(x, call, terms)
         now = self._now()
         caller = self._callers.get(principal.key_id)
         if caller is None or caller.principal is not principal or not caller.since <= now < caller.until:
@@ -174,24 +191,15 @@ class Limit:
         else:
             self._book.settle(holds, x.usage.total, x.charge)
 
-    def _bounds(self, x: Exchange, call: Call, plan: Plan) -> tuple[int, int, tuple[tuple[int, int], ...]]:
-        """The most tokens that may go in and that may come out, and the dearest prices (in, out) of a million they may be charged at."""
+    def _terms_of(self, x: Exchange) -> _Terms:
+        plan = x.plan
+        assert plan is not None
         terms = self._terms.get(plan.model)
         if terms is None or terms.plan is not plan:
-            terms = _Terms(plan)
+            terms = _Terms(plan, counts=self._counter is not None and self._counter.counts(plan))
             if not plan.label:
                 self._terms[plan.model] = terms
-        exact = self._count_input(call, plan) if self._count_input is not None else None
-        prompt = exact if exact is not None else at_most(call)
-        output = _output_bound(call, plan, terms)
-        if terms.window is not None and prompt + output > terms.window:
-            fitting, output = _fit(call, plan, output, exact)
-            if fitting is not plan:
-                x.plan = fitting
-                terms = _Terms(fitting)
-        if output != call.max_tokens and call.operation != "embedding":
-            x.call = msgspec.structs.replace(call, max_tokens=output)
-        return prompt, output * call.choices, terms.prices
+        return terms
 
     def _caller(self, principal: Principal, now: float) -> _Caller:
         """The caller's entry, made anew when its limits or the period have changed."""
@@ -230,6 +238,21 @@ def _first(account: Account, dimension: Dimension) -> Pool | None:
     return next((pool for pool in account.pools if pool.meter.dimension is dimension), None)
 
 
+def _bounds(x: Exchange, call: Call, terms: _Terms) -> tuple[int, int, tuple[tuple[int, int], ...]]:
+    """The most tokens that may go in and that may come out, and the dearest prices (in, out) of a million they may be charged at."""
+    plan, exact = terms.plan, x.counted
+    prompt = exact if exact is not None else at_most(call)
+    output = _output_bound(call, plan, terms)
+    if terms.window is not None and prompt + output > terms.window:
+        fitting, output = _fit(call, plan, output, exact)
+        if fitting is not plan:
+            x.plan = fitting
+            terms = _Terms(fitting)
+    if output != call.max_tokens and call.operation != "embedding":
+        x.call = msgspec.structs.replace(call, max_tokens=output)
+    return prompt, output * call.choices, terms.prices
+
+
 def _output_bound(call: Call, plan: Plan, terms: _Terms) -> int:
     """Tokens of one choice: what was asked for, or the plan's default, but no more than any target writes."""
     if call.operation == "embedding":
@@ -257,7 +280,7 @@ def _fit(call: Call, plan: Plan, output: int, exact: int | None) -> tuple[Plan, 
             room = max(room, bound)
             return True
         left = target.context_window - prompt
-        if left < (bound if asked else min(bound, 1)):
+        if left < (bound if asked and not target.ends_at_context else min(bound, 1)):
             return False
         room = max(room, min(bound, left))
         return True
@@ -274,7 +297,7 @@ def _fit(call: Call, plan: Plan, output: int, exact: int | None) -> tuple[Plan, 
 def _too_long(call: Call, plan: Plan, prompt: int, output: int, exact: bool) -> ContextTooLong:
     window = max(target.context_window for target in plan.everywhere if target.context_window is not None)
     said = f"{prompt} tokens" if exact else f"at least {prompt} tokens"
-    wanted = f" and max_tokens asks for {output} more" if output and call.max_tokens is not None else ""
+    wanted = f" and max_tokens asks for {output} more" if output and call.max_tokens is not None and prompt < window else ""
     what, param = _PROMPTS[call.operation]
     advice = f"Shorten the {what}" + (" or lower max_tokens." if wanted else ".")
     return ContextTooLong(f"The prompt has {said}{wanted}; the context of model {plan.model!r} holds {window}. {advice}", param=param)

@@ -22,8 +22,8 @@ from gatehouse.wire.http.endpoints import Answered, Asked, Endpoint
 _LARGE: Final = 65_536
 """Bytes of body above which decoding would hold up the event loop."""
 
-Exact = Callable[[Call, Plan], int | None]
-"""The exact tokens of a prompt, where every target of the plan can count."""
+Exact = Callable[[Call, Plan], Awaitable[int | None]]
+"""The exact tokens of a prompt, where every target of the plan can count and does so now."""
 Offload = Callable[[Callable[[], Call]], Awaitable[Call]]
 
 
@@ -45,7 +45,7 @@ def counting_endpoints(dialect: CountingDialect, table: RouteTable, exact: Exact
         plan = table.find(call.model)
         if plan is None:
             raise NotFound(f"There is no model named {call.model[:128]!r} here.", code="model_not_found", param="model")
-        tokens = exact(call, plan)
+        tokens = await exact(call, plan)
         how = "estimate" if tokens is None else "exact"
         told = msgspec.json.encode({"input_tokens": prompt_tokens(call) if tokens is None else tokens})
         return Answered(told, headers={"x-gatehouse-count": how})
