@@ -338,3 +338,93 @@ async def test_a_whole_answer_whose_reasoning_was_changed_is_unsigned() -> None:
     assert isinstance(out, Answer)
     assert AWS not in str(out.choices[0].reasoning)
     assert out.choices[0].signature is None
+
+
+# -- the margins ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("field", ["id", "model", "fingerprint"])
+@pytest.mark.parametrize("said", [NPM, "x" * 257, "a\x1b[2Jb"])
+async def test_ids_and_names_are_read_too(said: str, field: str, whole: bool) -> None:
+    """A secret in the id, the model's name or the build's: redacted, blocked or flagged. What is too long or not printable does not leave
+    either; our own id and the model that was asked for stand in its place."""
+    names: dict[str, Any] = {"id": "c-1", "model": "m-1", "fingerprint": "fp", field: said}
+
+    def events() -> list[Event]:
+        if whole:
+            return [Answer((Choice(0, "hello"),), raw=b"raw", **names)]
+        return [Chunk((ChoiceDelta(text=piece),), raw=b"raw", **names) for piece in ("hel", "lo")]
+
+    x = exchange(output="redact")
+    for event in await passed(x, events()):
+        assert (event.id, event.model, event.fingerprint, event.raw) == ("req_1", "", None, b"")
+    assert x.flags == (["guard:npm-token"] if said == NPM else [])
+    x = exchange(output="flag")
+    assert await passed(x, events()) == events()
+    if said == NPM:
+        with pytest.raises(Blocked):
+            await passed(exchange(output="block"), events())
+
+
+async def test_names_that_change_in_the_middle_are_read_again() -> None:
+    """A secret that only a later event names; the ones before and after leave as they came."""
+    events: list[Event] = [Chunk((ChoiceDelta(text="a "),), id=name, raw=b"raw") for name in ("1", "1", NPM, "1")]
+    out = await passed(exchange(output="redact"), events)
+    assert [event.id for event in out] == ["1", "1", "req_1", "1"]
+    assert [out[index] is events[index] for index in range(4)] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("form", ["chat", "completion"])
+async def test_tokens_of_log_probabilities_are_read(form: str) -> None:
+    """A secret that only the tokens spell, cut over events or not: they go, and what else is there stays."""
+
+    def spelled(*pieces: str) -> Any:
+        return {"tokens": list(pieces)} if form == "completion" else {"content": [{"token": piece, "logprob": -1} for piece in pieces]}
+
+    x = exchange(output="redact")
+    clean = spelled("fine", " words ")
+    events: list[Event] = [
+        Chunk((ChoiceDelta(text="one ", logprobs=clean),), raw=b"raw"),
+        Chunk((ChoiceDelta(text="two ", logprobs=spelled(NPM[:9], NPM[9:14])),), raw=b"raw"),
+        Chunk((ChoiceDelta(text="three ", logprobs=spelled(NPM[14:], " ")),), raw=b"raw"),
+    ]
+    out = await passed(x, events)
+    assert out[0] is events[0]
+    assert out[1:] == [Chunk((ChoiceDelta(text="two "),)), Chunk((ChoiceDelta(text="three "),))]
+    assert x.flags == ["guard:npm-token"]
+    answer = Answer((Choice(0, "text", logprobs=spelled(NPM)), Choice(1, "more", logprobs=clean)), raw=b"raw")
+    (whole,) = await passed(exchange(output="redact"), [answer])
+    assert whole == Answer((Choice(0, "text"), Choice(1, "more", logprobs=clean)))
+
+
+async def test_ids_of_tool_calls_are_read() -> None:
+    """The target chooses them, and they come back with the next call."""
+    chunk = Chunk((ChoiceDelta(tools=(ToolDelta(0, NPM, "f", "{}"),)),), raw=b"raw")
+    (out,) = await passed(exchange(output="redact"), [chunk])
+    assert out == Chunk((ChoiceDelta(tools=(ToolDelta(0, "[redacted:npm-token]", "f", "{}"),)),))
+    answer = Answer((Choice(0, None, tools=(ToolCall(NPM, "f", "{}"),)),), raw=b"raw")
+    (whole,) = await passed(exchange(output="redact"), [answer])
+    assert whole == Answer((Choice(0, None, tools=(ToolCall("[redacted:npm-token]", "f", "{}"),)),))
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_what_a_target_says_of_a_refused_request_is_read(action: str) -> None:
+    """Its words reach the caller (a 400), so the output's policy holds for them; a failure of its own quotes nothing."""
+    x = exchange(output=action)
+    x.error = UpstreamFailed(f"The model refused the request: bad {NPM}", code="upstream_rejected", caller_fault=True)
+    guard().settle(x)
+    assert (NPM in x.error.message) == (NPM in str(x.error)) == (action in {"flag", "off"})
+    assert x.flags == ([] if action == "off" else ["guard:npm-token"])
+    x.error = clean = UpstreamFailed("The model refused the request: too long", code="upstream_rejected", caller_fault=True)
+    guard().settle(x)
+    assert (x.error, clean.message) == (clean, "The model refused the request: too long")
+
+
+async def test_a_broken_guard_quotes_nothing() -> None:
+    """What could not be read is not told."""
+    x = exchange(output="redact")
+    x.error = UpstreamFailed("The model refused the request: who knows", code="upstream_rejected", caller_fault=True)
+    guard(Faulty(RuntimeError("secret words"))).settle(x)
+    assert "who knows" not in x.error.message
+    assert x.flags == [FAULT_FLAG]

@@ -1,13 +1,13 @@
 """The screen: one answer passing a guard. Events leave in the order they came, each as soon as its text is decided.
 
 An event whose text is clean leaves as the object that came, raw bytes and all. One that shows part of a finding is made
-anew without raw bytes and logprobs. Text, reasoning, refusal and each tool's arguments are texts of their own in each choice;
-a tool's name comes in one piece and is decided with it.
+anew without raw bytes and logprobs. Text, reasoning, refusal, the tokens of logprobs and each tool's arguments are texts of their own in
+each choice; a tool's id and name come in one piece and are decided with it.
 """
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk
 from gatehouse.core.normalise import Normaliser
 from gatehouse.core.ports import Scanner
+from gatehouse.pipeline.margins import tokens
 from gatehouse.pipeline.sieve import Sieve, redacted
 
 Action = Literal["block", "redact", "flag"]
@@ -70,7 +71,7 @@ class Screen:
         if not self._waiting:
             if len(choices) == 1:
                 choice = choices[0]
-                if not (choice.tools or choice.reasoning or choice.refusal):
+                if not (choice.tools or choice.reasoning or choice.refusal or choice.logprobs):
                     text = choice.text
                     if not text:
                         return chunk if not self._unsigned else self._without_proof(chunk) or []
@@ -175,7 +176,11 @@ def _texts_of(choice: ChoiceDelta) -> Iterator[tuple[str, str]]:
         yield "reasoning", choice.reasoning
     if choice.refusal:
         yield "refusal", choice.refusal
+    if choice.logprobs:
+        yield "logprobs", tokens(choice.logprobs)
     for tool in choice.tools:
+        if tool.id:
+            yield f"{_NAME}id {tool.index}", tool.id
         if tool.name:
             yield f"{_NAME}{tool.index}", tool.name
         if tool.arguments:
@@ -201,15 +206,21 @@ def _rewritten(chunk: Chunk, pieces: tuple[_Piece, ...]) -> Chunk | None:
         piece = next(following)
         return redacted(text, piece.start, piece.sieve.spots)
 
+    def without_tokens(logprobs: Any) -> Any:
+        if not logprobs:
+            return logprobs
+        piece = next(following)
+        return None if _spotted(piece) else logprobs
+
     choices = []
     for old in chunk.choices:
-        new = replace(
-            old,
-            text=without(old.text),
-            reasoning=without(old.reasoning),
-            refusal=without(old.refusal),
-            tools=tuple(replace(tool, name=without(tool.name) or tool.name, arguments=without(tool.arguments)) for tool in old.tools),
-        )
+        text, reasoning, refusal = without(old.text), without(old.reasoning), without(old.refusal)
+        spelled = without_tokens(old.logprobs)
+        tools = [
+            replace(tool, id=without(tool.id) or tool.id, name=without(tool.name) or tool.name, arguments=without(tool.arguments))
+            for tool in old.tools
+        ]
+        new = replace(old, text=text, reasoning=reasoning, refusal=refusal, tools=tuple(tools), logprobs=spelled)
         choices.append(old if new == old else replace(new, logprobs=None))
     kept = tuple(choice for choice in choices if not _is_empty(choice))
     if not kept and chunk.usage is None:
@@ -227,7 +238,7 @@ def plain_answer(answer: Answer) -> str:
     """Every text of a whole answer, one below the other, in the order of `answer_texts`."""
     if len(answer.choices) == 1:
         choice = answer.choices[0]
-        if not (choice.reasoning or choice.refusal or choice.tools):
+        if not (choice.reasoning or choice.refusal or choice.tools or choice.logprobs):
             return choice.text or ""
     return "\n".join([text for _, text in answer_texts(answer)])
 
@@ -238,7 +249,10 @@ def answer_texts(answer: Answer) -> Iterator[tuple[str, str]]:
         for field in (_TEXT, *_PLAIN_FIELDS):
             if text := getattr(choice, field):
                 yield f"choices[{number}].{field}", text
+        if choice.logprobs:
+            yield f"choices[{number}].logprobs", tokens(choice.logprobs)
         for index, tool in enumerate(choice.tools):
+            yield f"choices[{number}].tools[{index}].id", tool.id
             yield f"choices[{number}].tools[{index}].name", tool.name
             yield f"choices[{number}].tools[{index}].arguments", tool.arguments
 
@@ -252,12 +266,15 @@ def rewritten_answer(answer: Answer, changes: dict[str, str]) -> Answer:
         tools = tuple(
             replace(
                 tool,
+                id=changes.get(f"choices[{number}].tools[{index}].id", tool.id),
                 name=changes.get(f"choices[{number}].tools[{index}].name", tool.name),
                 arguments=changes.get(f"choices[{number}].tools[{index}].arguments", tool.arguments),
             )
             for index, tool in enumerate(old.tools)
         )
         new: Choice = replace(old, tools=tools, **fields)
+        if f"choices[{number}].logprobs" in changes:
+            new = replace(new, logprobs=None)
         if new.reasoning != old.reasoning:
             new = replace(new, signature=None)
         choices.append(old if new == old else replace(new, logprobs=None))

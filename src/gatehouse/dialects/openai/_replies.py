@@ -32,6 +32,11 @@ def finish_reason(said: str | None) -> FinishReason:
     return _FINISHES.get(said or "stop", "stop")
 
 
+def is_known(said: str | None) -> bool:
+    """Whether a finish reason is one of the protocol's; what else stands there is a target's own word, which nobody reads."""
+    return not said or said in _FINISHES
+
+
 class _Function(Struct, gc=False):
     name: str | None = None
     arguments: str | None = None

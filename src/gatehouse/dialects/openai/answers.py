@@ -7,7 +7,7 @@ import msgspec
 from gatehouse.core.calls import Call
 from gatehouse.core.events import Answer, Choice
 from gatehouse.dialects._failures import not_understood
-from gatehouse.dialects.openai._replies import AnswerReply, ChoiceReply, StrictAnswerReply, finish_reason, given
+from gatehouse.dialects.openai._replies import AnswerReply, ChoiceReply, StrictAnswerReply, finish_reason, given, is_known
 from gatehouse.dialects.openai.errors import error_in_answer
 from gatehouse.dialects.openai.requests import tool_call
 from gatehouse.dialects.openai.usage import read_usage, write_usage
@@ -37,6 +37,7 @@ def decode_answer(body: bytes) -> Answer:
         if given(reply.error):
             raise error_in_answer(reply.error)
         raise not_understood(f"answer of {len(body)} bytes without choices")
+    opaque = opaque or not all(is_known(choice.finish_reason) for choice in reply.choices)
     usage = None
     if given(reply.usage):
         usage = read_usage(reply.usage)

@@ -21,7 +21,7 @@ from gatehouse.dialects._bodies import read_body
 from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects._json import invalid
 from gatehouse.dialects.openai._inputs import Inputs, read_inputs, write_inputs
-from gatehouse.dialects.openai._replies import ABSENT, finish_reason, given
+from gatehouse.dialects.openai._replies import ABSENT, finish_reason, given, is_known
 from gatehouse.dialects.openai._shapes import Identifier, Penalty, StopText, StreamOptions, TokenId
 from gatehouse.dialects.openai.answers import without_usage
 from gatehouse.dialects.openai.errors import describe, error_in_answer
@@ -191,6 +191,7 @@ def decode_completion(body: bytes) -> Answer:
         if given(reply.error):
             raise error_in_answer(reply.error)
         raise not_understood(f"answer of {len(body)} bytes without choices")
+    opaque = opaque or not all(is_known(choice.finish_reason) for choice in reply.choices)
     usage = None
     if given(reply.usage):
         usage = read_usage(reply.usage)

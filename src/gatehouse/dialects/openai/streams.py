@@ -10,7 +10,7 @@ from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Fin
 from gatehouse.core.usage import Usage
 from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects._sse import MAX_FRAME, FrameTooLarge, SSEParser, read_frame
-from gatehouse.dialects.openai._replies import ChoicePiece, ChunkReply, StrictChunkReply, ToolPiece, finish_reason, given
+from gatehouse.dialects.openai._replies import ChoicePiece, ChunkReply, StrictChunkReply, ToolPiece, finish_reason, given, is_known
 from gatehouse.dialects.openai.answers import NAME, without_usage
 from gatehouse.dialects.openai.errors import error_in_answer
 from gatehouse.dialects.openai.usage import read_usage, write_usage
@@ -164,6 +164,8 @@ class StreamDecoder:
         if said is None:
             return begins, None
         self._ended.add(index)
+        if not is_known(said):
+            self._opaque = True
         return begins, finish_reason(said)
 
 

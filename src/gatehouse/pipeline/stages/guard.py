@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from gatehouse.core.calls import Call
-from gatehouse.core.errors import Blocked, GatehouseError, InvalidRequest, TooLarge, Unavailable
+from gatehouse.core.errors import Blocked, GatehouseError, InvalidRequest, TooLarge, Unavailable, UpstreamFailed
 from gatehouse.core.events import Answer, Chunk, Event, Events
 from gatehouse.core.normalise import Normaliser, hidden_spans
 from gatehouse.core.plans import GuardPolicy, Plan
@@ -23,8 +23,8 @@ from gatehouse.core.single import Single
 from gatehouse.pipeline import texts
 from gatehouse.pipeline.cuts import cuts
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.margins import Margins, fit, written
 from gatehouse.pipeline.remote_content import check_remote_urls
-from gatehouse.pipeline.runner import nothing_held
 from gatehouse.pipeline.screen import Action, Found, Screen, answer_texts, plain_answer, rewritten_answer
 from gatehouse.pipeline.sieve import Sieve, Spot, merged, redacted
 from gatehouse.pipeline.watching import Watching
@@ -53,7 +53,12 @@ class Guard:
     """
 
     name = "guard"
-    settle = nothing_held
+
+    def settle(self, x: Exchange) -> None:
+        """Nothing is held. What a target said when it refused the request is read like an answer before the caller is told."""
+        error = x.error
+        if error is not None and isinstance(error, UpstreamFailed) and error.caller_fault:
+            self._quoted(x, error)
 
     def __init__(
         self,
@@ -220,14 +225,53 @@ class Guard:
 
     # What comes out
 
+    def _quoted(self, x: Exchange, error: UpstreamFailed) -> None:
+        action = x.plan.guard.output if x.plan is not None else "off"
+        if action == "off":
+            return
+        try:
+            sieve = self._short(error.message)
+            rules, found = sieve.rules, bool(sieve.spots)
+        except Exception as fault:
+            logger.error("call %s: the guard failed: %s", x.request_id, type(fault).__name__)
+            x.flag(FAULT_FLAG)
+            rules, found = [], True
+        for rule in rules:
+            x.flag(f"guard:{rule}")
+        if found and action != "flag":
+            error.message = "The model refused the request, and what it said of it may not leave."
+            error.args = (error.message,)
+
+    def _short(self, text: str) -> Sieve:
+        """`text`, which comes in one piece, read to its end."""
+        sieve = Sieve(self._scanner, self._normaliser, self._flag_only)
+        if not sieve.passes(text):
+            sieve.feed(text)
+        sieve.finish()
+        return sieve
+
+    def _with_margins(self, x: Exchange, event: Event, margins: Margins, action: Action) -> Event:
+        """`event` with an id and names that may leave. Raises Found."""
+        if margins.are_new(event):
+            sieve = self._short(written(event))
+            for rule in sieve.rules:
+                x.flag(f"guard:{rule}")
+            if sieve.spots:
+                if action == "block":
+                    raise Found(sieve.spots[0].rule)
+                margins.well = False
+        return event if action == "flag" else margins.clean(event)
+
     async def _screened(self, x: Exchange, events: Events, action: Action) -> AsyncGenerator[Event, None]:
         screen = Screen(self._scanner, self._normaliser, action, self._flag_only)
+        margins = Margins(x.request_id)
         try:
             async for event in events:
                 if event.opaque and action != "flag":
                     # What nobody could read leaves only as what was read of it.
                     event = msgspec.structs.replace(event, raw=b"", opaque=False)  # noqa: PLW2901
                 try:
+                    event = self._with_margins(x, event, margins, action)  # noqa: PLW2901
                     ready = screen.take(event) if isinstance(event, Chunk) else await self._screened_answer(x, event, action)
                 except Exception as fault:
                     self._stop(x, fault, action)
@@ -253,8 +297,8 @@ class Guard:
         """A short answer that is whole and holds nothing, as it may leave; None when it has to be read with care."""
         if type(answer) is not Answer:
             return None
-        joined = plain_answer(answer)
-        if len(joined) > _PIECE:
+        joined = f"{plain_answer(answer)}\n{written(answer)}"
+        if len(joined) > _PIECE or not fit(answer):
             return None
         try:
             if self._shows(joined):
