@@ -300,3 +300,16 @@ async def test_the_peer_is_who_a_trusted_proxy_names() -> None:
             await client.send(post({"model": "m", "say": "x"}, "X-Forwarded-For: 6.6.6.6, 203.0.113.9"))
             assert (await client.response()).status == 200
             assert server.identify.seen[-1].head.peer == peer
+
+
+async def test_an_errand_whose_client_leaves_before_it_ran() -> None:
+    """Its request came and the connection went in one turn of the loop: it is told as over, and nothing is left running."""
+    told: list[tuple[str, int]] = []
+    async with gate(endpoints=table(endpoint("GET", "/v1/models"), told=told)) as server:
+        left = server.leave_at_once()
+        client = await server.connect()
+        await client.send(get("/v1/models"))
+        await asyncio.wait_for(left.wait(), 5)
+        await asyncio.sleep(0.01)
+        assert not server.plane.running
+        assert told == [("/v1/models", 0)]

@@ -312,3 +312,17 @@ async def test_shutting_down_ends_what_runs_and_what_waits() -> None:
             response = await client.response()
             assert (response.status, response.error()) == (503, "shutting_down")
         assert not await closing
+
+
+async def test_a_client_that_leaves_before_anything_ran() -> None:
+    """Its request came and the connection went in one turn of the loop: nobody claims the key, and nothing is left running."""
+    server: Gate
+    rules = Rules()
+    async with serving(rules=rules) as server:
+        left = server.leave_at_once()
+        client = await server.connect()
+        await client.send(ask())
+        await asyncio.wait_for(left.wait(), 5)
+        await asyncio.sleep(0.01)
+        assert not server.plane.running
+        assert rules.asked == 0

@@ -18,9 +18,12 @@ from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.read import Read
 from gatehouse.testing.fakes import FakeClock, FakeRng, FakeSpawn, settle_loop
+from gatehouse.wire.http.body import RequestBody
 from gatehouse.wire.http.data_plane import DataPlane, Manners, Route
 from gatehouse.wire.http.endpoints import Endpoints
+from gatehouse.wire.http.head import RequestHead
 from gatehouse.wire.http.limits import HttpLimits
+from gatehouse.wire.http.protocol import Connection
 from gatehouse.wire.http.server import DataServer
 from gatehouse.wire.http.tls import Tls
 
@@ -233,6 +236,19 @@ class Gate:
         assert self.runner.running == set()
         assert self.spawn.errors == []
         assert self.faults == []
+
+    def leave_at_once(self) -> asyncio.Event:
+        """From now on each request's client is gone in the very turn of the loop in which it came; set when the first was."""
+        serve, left = self.plane.serve, asyncio.Event()
+
+        def serve_and_leave(connection: Connection, head: RequestHead, body: RequestBody) -> None:
+            serve(connection, head, body)
+            assert connection.exchange is not None
+            connection.exchange.end(Outcome.CLIENT)
+            left.set()
+
+        self.plane.serve = serve_and_leave  # type: ignore[method-assign]
+        return left
 
     async def pass_time(self, seconds: float, *, step: float = 0.5) -> None:
         """Move the server's clock and let what falls due reach the sockets."""

@@ -172,7 +172,7 @@ class Owner(Protocol):
 class Errand:
     """One request to an endpoint, from its first byte to its answer. It can be ended from outside, as a call can."""
 
-    __slots__ = ("_asked", "_connection", "_endpoint", "_outcome", "_owner", "_status", "_table", "task")
+    __slots__ = ("_asked", "_begun", "_connection", "_endpoint", "_outcome", "_owner", "_status", "_table", "task")
 
     def __init__(self, owner: Owner, table: Endpoints, endpoint: Endpoint, connection: Connection, asked: "Arrived") -> None:
         self._owner = owner
@@ -181,6 +181,7 @@ class Errand:
         self._connection = connection
         self._asked = asked
         self._outcome: Outcome | None = None
+        self._begun = False
         self._status = 0
         self.task: asyncio.Task[None] | None = None
         """What carries it; set by whoever started that."""
@@ -189,12 +190,16 @@ class Errand:
         """Stop it from outside: the client has gone, or the server ends. The first word counts."""
         if self._outcome is None:
             self._outcome = outcome
-            if self.task is not None:
+            # A task that is cancelled before its first step runs none of its lines, so nobody would hear that it is over.
+            if self._begun and self.task is not None:
                 self.task.cancel()
 
     async def carry(self) -> None:
         """Answer, whatever becomes of it."""
+        self._begun = True
         try:
+            if self._outcome is not None:
+                raise asyncio.CancelledError
             self._answer(await self._run())
         except GatehouseError as error:
             self._fail(error)

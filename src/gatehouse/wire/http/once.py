@@ -113,7 +113,7 @@ class Ready:
 class Once:
     """One request with an idempotency key, until it is answered."""
 
-    __slots__ = ("_carried", "_carry", "_connection", "_outcome", "_refuse", "_rules", "_x", "task")
+    __slots__ = ("_begun", "_carried", "_carry", "_connection", "_outcome", "_refuse", "_rules", "_x", "task")
 
     def __init__(self, rules: Rules, connection: Connection, x: Exchange, carry: Carry, refuse: Refuse) -> None:
         """`x` is the call that there will be, unless it was made before."""
@@ -122,6 +122,7 @@ class Once:
         self._x = x
         self._carry = carry
         self._refuse = refuse
+        self._begun = False
         self._carried = False
         self._outcome: Outcome | None = None
         self.task: asyncio.Task[None] | None = None
@@ -134,12 +135,16 @@ class Once:
                 self._x.end(outcome)
         elif self._outcome is None:
             self._outcome = outcome
-            if self.task is not None:
+            # A task that is cancelled before its first step runs none of its lines, so nobody would hear that it is over.
+            if self._begun and self.task is not None:
                 self.task.cancel()
 
     async def run(self) -> None:
         """Answer it."""
+        self._begun = True
         try:
+            if self._outcome is not None:
+                raise asyncio.CancelledError
             await self._run()
         except GatehouseError as error:
             self._refuse(error, None)
