@@ -58,6 +58,13 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def busy_seconds() -> float:
+    """Processor time that everything on this machine has used, and what other machines took from it."""
+    with Path("/proc/stat").open() as file:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in file.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / _TICKS
+
+
 def memory(pid: int) -> Memory:
     """What a process holds now."""
     found = {"Rss": 0, "Pss": 0}

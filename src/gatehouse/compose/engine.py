@@ -9,6 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
+import uvloop
+
 from gatehouse.adapters.engines.gguf import ModelFileRefused
 from gatehouse.adapters.system import SystemClock
 from gatehouse.processes.engine_host import Engine, EngineHost
@@ -21,7 +23,7 @@ def engine_main(words: list[str]) -> None:
     path, file, slots, context = Path(words[0]), words[1], int(words[2]), int(words[3])
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s %(levelname)s %(name)s[{os.getpid()}]: %(message)s")
     _end_with_the_steward()
-    asyncio.run(_serve(path, file, slots, context, embeds=words[4:] == ["embeds"]))
+    uvloop.run(_serve(path, file, slots, context, embeds=words[4:] == ["embeds"]))
 
 
 async def _serve(path: Path, file: str, slots: int, context: int, *, embeds: bool) -> None:

@@ -262,7 +262,8 @@ class _Heard:
     def add(self, job: "_Job", choice: int, event: Chunk | Answer) -> None:
         """From any thread."""
         self._said.append((job, choice, event))
-        if not self._looking:
+        # After a whole answer comes its end, and that wakes the loop.
+        if not self._looking and type(event) is Chunk:
             self._looking = True
             self._loop.call_soon_threadsafe(self._look)
 
