@@ -4,6 +4,7 @@ Core, journal and SQL carry the integer; the wire carries a decimal string. Bina
 """
 
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Final, NewType
 
 Money = NewType("Money", int)
@@ -37,6 +38,7 @@ def parse_usd(text: str) -> Money:
     return Money(int(units))
 
 
+@lru_cache(1024)
 def format_usd(money: int) -> str:
     """Write units as a plain decimal string without exponent or trailing zeros ("0.0000025", "12", "-0.5")."""
     sign = "-" if money < 0 else ""

@@ -178,7 +178,12 @@ class Bookkeeper:
         """
         if x.opened:
             x.opened = False
-            self._keep(x, error, attempt=x.attempt, final=False)
+            try:
+                record = self._failed(x, error, x.attempt, self._monotonic())
+            except Exception:
+                self._lost(x)
+            else:
+                self._write(record)
 
     def overtaken(self, x: Exchange, attempt: int, target: Target, usage: Usage, charge: Money) -> None:
         """Another attempt of the call began first, and this one was stopped: it is booked with what it has used."""
@@ -195,28 +200,26 @@ class Bookkeeper:
                 flags=("estimated_usage",) if usage.total else (),
             )
         except Exception:
-            self._tally.count("gatehouse_journal_errors_total")
-            logger.exception("call %s: its record cannot be made", x.request_id)
-            return
-        self._write(record)
+            self._lost(x)
+        else:
+            self._write(record)
 
     def closed(self, x: Exchange) -> float:
         """The call has ended; returns the seconds it took. Never raises: what cannot be written waits and is counted."""
         attempt = x.attempt if x.opened else 0
         x.opened = False
-        return self._keep(x, x.error, attempt=attempt, final=True)
-
-    def _keep(self, x: Exchange, error: GatehouseError | None, *, attempt: int, final: bool) -> float:
         ended = self._monotonic()
-        took = ended - x.clock_start
         try:
-            record = self._record(x, error, attempt, ended) if final else self._failed(x, error, attempt, ended)
+            record = self._record(x, x.error, attempt, ended)
         except Exception:
-            self._tally.count("gatehouse_journal_errors_total")
-            logger.exception("call %s: its record cannot be made", x.request_id)
-            return took
-        self._write(record)
-        return took
+            self._lost(x)
+        else:
+            self._write(record)
+        return ended - x.clock_start
+
+    def _lost(self, x: Exchange) -> None:
+        self._tally.count("gatehouse_journal_errors_total")
+        logger.exception("call %s: its record cannot be made", x.request_id)
 
     def _write(self, record: Record) -> None:
         try:

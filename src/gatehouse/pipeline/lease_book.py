@@ -175,6 +175,7 @@ class LeaseBook:
         """
         home = False
         pools = self._pools
+        now = self._monotonic()
         for hold in holds:
             meter = hold.meter
             dimension = meter.dimension
@@ -185,7 +186,16 @@ class LeaseBook:
                 back -= tokens
             elif dimension is _MONEY:
                 back -= money
-            if back and self._put_back(pools.get(meter.id) or self._revive(meter), back, hold.stamp):
+            pool = pools.get(meter.id)
+            if (
+                back > 0
+                and pool is not None
+                and pool.active
+                and not pool.tight
+                and (not pool.window or (pool.stamp == hold.stamp and pool.expires > now))
+            ):
+                pool.balance += back  # what `_put_back` does with nearly every hold
+            elif back and self._put_back(pool or self._revive(meter), back, hold.stamp):
                 home = True
         if home:
             self._flush()

@@ -17,6 +17,7 @@ import hashlib
 import re
 import string
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -209,10 +210,9 @@ def encode_request(call: Call, model: str, profile: Profile = PLAIN) -> bytes:
         body["metadata"] = call.metadata
     if call.logit_bias:
         body["logit_bias"] = {token: int(bias) if bias.is_integer() else bias for token, bias in call.logit_bias.items()}
-    for name in _SAME:
-        value = getattr(call, name)
-        if value is not None:
-            body[name] = value
+    same = _same(call)
+    if same != _NOTHING_SAME:
+        body.update([(name, value) for name, value in zip(_SAME, same, strict=True) if value is not None])
     if profile.adjusts:
         adjust(body, profile)
     return msgspec.json.encode(body)
@@ -232,6 +232,8 @@ _SAME: Final = (
     "user",
 )
 """Fields that are called the same in core and say nothing when None."""
+_same: Final = attrgetter(*_SAME)
+_NOTHING_SAME: Final = (None,) * len(_SAME)
 
 
 def adjust(body: dict[str, Any], profile: Profile) -> None:

@@ -307,7 +307,8 @@ def _hold(x: Exchange, caller: _Caller, holds: tuple[Hold, ...]) -> None:
     x.holds = holds
     if caller.money:
         x.money_holds = tuple([MeterHold(holds[index].meter.id, holds[index].amount) for index in caller.money])
-    _tell(x, caller)
+    if caller.headers:
+        _tell(x, caller)
 
 
 def _tell(x: Exchange, caller: _Caller) -> None:

@@ -107,10 +107,11 @@ class HttpClient:
         if connection is None:
             connection = await self.pool.acquire(deadlines.connect)
         attempt.sent = True
-        reply = Reply(streams=streams, limit=self._options.max_answer, stream_type=self._options.stream_type)
+        options = self._options
+        reply = Reply(streams=streams, limit=options.max_answer, stream_type=options.stream_type)
         connection.begin(reply, request)
         try:
-            if not reply.is_ready:
+            if reply.failure is None:
                 await reply.news()
             if reply.failure is not None:
                 reply.check()

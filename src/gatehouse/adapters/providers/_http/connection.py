@@ -114,9 +114,11 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         deadlines = request.deadlines
         self._latest = latest = now + deadlines.total
-        self._deadline = deadline = min(now + request.first_byte, latest)
+        deadline = now + request.first_byte
+        self._deadline = deadline = deadline if deadline < latest else latest
         # Armed at the shortest of its phases, so that moving to the next phase never needs an earlier one.
-        self._arm(min(deadline, now + deadlines.idle))
+        idle = now + deadlines.idle
+        self._arm(deadline if deadline < idle else idle)
         if len(body) < _JOIN_BELOW:
             transport.write(head + body)
         else:
