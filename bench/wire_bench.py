@@ -24,6 +24,7 @@ from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Events
 from gatehouse.core.ports import Timer
+from gatehouse.core.request_ids import RequestIds
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.read import Read
@@ -160,7 +161,7 @@ def serve(sock: socket.socket, mode: str, core: int) -> None:
                 {"/v1/chat/completions": Route(dialect, "chat")},
                 dialect,
                 ready=lambda: (True, {}),
-                rng=SystemRng(),
+                ids=RequestIds(SystemRng(), clock),
             )
             await DataServer(plane, HttpLimits(), clock, spawn).start([sock])
         await asyncio.Event().wait()

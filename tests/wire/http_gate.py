@@ -14,6 +14,7 @@ from gatehouse.core.errors import GatehouseError, InvalidRequest
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Events
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Dialect
+from gatehouse.core.request_ids import RequestIds
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.read import Read
@@ -193,7 +194,7 @@ class Gate:
             {PATH: Route(self.dialect, "chat")},
             self.dialect,
             ready=lambda: self.ready,
-            rng=FakeRng(7),
+            ids=RequestIds(FakeRng(7), self.clock),
             endpoints=endpoints,
             speakers=speakers,
             manners=manners,

@@ -30,6 +30,7 @@ from gatehouse.core.identity import Permission, Principal, Role
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.ledger import UsageRow
 from gatehouse.core.ports import Clock, Rng, Spawn
+from gatehouse.core.request_ids import RequestIds
 from gatehouse.core.targets import TargetState
 from gatehouse.core.usage import Usage
 from gatehouse.dialects.openai import OpenAIDialect
@@ -80,7 +81,7 @@ class Gatehouse:
         self._credential = credential
         self._checker = checker
         self._clock = clock
-        self._rng = rng
+        self._ids = RequestIds(rng, clock)
         self._calls = calls
         self._dialect = OpenAIDialect()
         self._shut = ""
@@ -199,7 +200,7 @@ class Gatehouse:
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(f"The call cannot be written as JSON: {error}"[:400], code="invalid_json") from None
         head = Head("POST", _PATH, {}, (self._credential,), "library")
-        x = Exchange(f"req_{self._rng.token(12).hex()}", head, _Body(body), self._dialect)
+        x = Exchange(self._ids.new(), head, _Body(body), self._dialect)
         return Reply(Carrying(x, self._path.runner, self._calls))
 
     # -- what was, and who may -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import shlex
@@ -36,6 +37,8 @@ READY_SECONDS: Final = 30.0
 ENGINE_SECONDS: Final = 20.0
 """How long the ready message waits for embedded models; a large one goes on loading behind it."""
 WATCH_SECONDS: Final = 1.0
+GARBAGE_AT: Final = 50_000
+"""Objects made and not gone, before the collector looks for cycles: a few megabytes."""
 RESTART_ONLY: Final = ("listen", "workers", "storage", "state", "secrets", "cache", "responses")
 """Settings that are read once; a reload that changes them says that a restart is needed."""
 
@@ -67,6 +70,11 @@ def run(options: Options, environment: Environment) -> int:
         listening(listen.admin_host, listen.admin_port) as admin_socket,
     ):
         server = Server(options, environment, settings, data_dir, data_socket, admin_socket, started)
+        # What was imported lives as long as the process, and the records of a batch hold no cycles: the collector, as it comes,
+        # would walk both many times a second.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_AT, 10, 10)
         return uvloop.run(server.run())
 
 

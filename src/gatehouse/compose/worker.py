@@ -16,6 +16,7 @@ from gatehouse.control.replays import SHARE
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.ports import Clock
 from gatehouse.core.replays import ReplayDesk
+from gatehouse.core.request_ids import RequestIds
 from gatehouse.core.responses import Ended, Owner
 from gatehouse.core.targets import TargetState
 from gatehouse.dialects.anthropic import AnthropicDialect
@@ -73,7 +74,7 @@ class WorkerPlane:
             routes,
             dialect,
             ready=self._ready,
-            rng=rng,
+            ids=RequestIds(rng, clock),
             endpoints=endpoints,
             speakers={b"anthropic-version": messages},
             manners=manners(path, client, clock),

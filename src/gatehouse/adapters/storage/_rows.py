@@ -13,6 +13,7 @@ from gatehouse.core.usage import Usage
 
 COLUMNS: Final = tuple(column.name for column in LEDGER.columns)
 MICROS: Final = 1_000_000
+_MOST_TEXTS: Final = 1_000
 LARGEST: Final = 2**63 - 1
 
 
@@ -22,6 +23,8 @@ class RowWriter:
     def __init__(self) -> None:
         self._json = msgspec.json.Encoder().encode
         self._days: dict[int, str] = {}
+        self._texts: dict[tuple[str, ...], str] = {}
+        """Lists of meters and of flags as their columns have them: there are few of them."""
 
     def row(self, closed: Closed) -> tuple[Any, ...]:
         """The columns of LEDGER, in their order."""
@@ -51,21 +54,28 @@ class RowWriter:
             usage.audio_input,
             usage.audio_output,
             closed.charge,
-            encode(closed.meters).decode(),
+            self._texts.get(closed.meters) or self._text(closed.meters),
             closed.cache,
             closed.traffic,
-            encode(closed.flags).decode(),
+            self._texts.get(closed.flags) or self._text(closed.flags),
             closed.duration_us,
             closed.first_event_us,
             encode(closed.stages).decode(),
             closed.policy,
-            closed.commitment,
+            # A driver asks of `bytes`, but not of this, whether somebody has registered another way to write it.
+            bytearray(closed.commitment),
             closed.final,
             tags_text(closed.attribution),
             "" if closed.attribution is None else closed.attribution.end_user,
             "" if closed.attribution is None else closed.attribution.trace,
             "" if closed.attribution is None else closed.attribution.peer,
         )
+
+    def _text(self, words: tuple[str, ...]) -> str:
+        if len(self._texts) >= _MOST_TEXTS:
+            self._texts.clear()
+        text = self._texts[words] = self._json(words).decode()
+        return text
 
     def _day(self, at: int) -> str:
         number = at // (86_400 * MICROS)

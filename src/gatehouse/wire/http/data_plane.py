@@ -18,7 +18,8 @@ from gatehouse.core.errors import GatehouseError, InvalidRequest, NotFound, Unau
 from gatehouse.core.events import Answer, Events
 from gatehouse.core.money import format_usd
 from gatehouse.core.outcome import Outcome
-from gatehouse.core.ports import Dialect, Rng, StreamWriter
+from gatehouse.core.ports import Dialect, StreamWriter
+from gatehouse.core.request_ids import RequestIds
 from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Deliver
@@ -34,9 +35,6 @@ from gatehouse.wire.http.protocol import Connection
 from gatehouse.wire.http.refusals import advice, shutting_down
 
 logger = logging.getLogger("gatehouse.wire.http")
-
-_IDS: Final = 256
-"""Request ids made from one draw of chance."""
 
 _LIVE_PATH: Final = "/livez"
 _READY_PATH: Final = "/readyz"
@@ -89,7 +87,7 @@ class DataPlane:
         dialect: Dialect,
         *,
         ready: Readiness,
-        rng: Rng,
+        ids: RequestIds,
         endpoints: Endpoints | None = None,
         speakers: Mapping[bytes, Dialect] | None = None,
         manners: Manners | None = None,
@@ -106,8 +104,7 @@ class DataPlane:
         self._speakers = dict(speakers or {})
         self._dialect = dialect
         self._ready = ready
-        self._rng = rng
-        self._ids: list[str] = []
+        self._new_id = ids.new
         self.running: dict[Exchange | Errand | Once, asyncio.Task[None]] = {}
         """The calls (and errands) whose answer is not out yet, and what carries them."""
         self.draining = False
@@ -171,13 +168,6 @@ class DataPlane:
         self.running.pop(x, None)
         if self.draining and not self.running:
             self.emptied()
-
-    def _new_id(self) -> str:
-        ids = self._ids
-        if not ids:
-            digits = self._rng.token(12 * _IDS).hex()
-            ids += [f"req_{digits[at : at + 24]}" for at in range(0, len(digits), 24)]
-        return ids.pop()
 
     def _serve_other(self, connection: Connection, head: RequestHead, body: RequestBody) -> None:
         """Health, what is no call, and what is not here."""
