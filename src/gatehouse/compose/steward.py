@@ -136,7 +136,7 @@ class StewardParts:
         """Open storage and build everything on it. Raises SettingsError."""
         try:
             root = open_root_key(settings, environment, data_dir)
-            database = await Database.open(settings.storage.url.reveal(), data_dir)
+            database = await Database.open(settings.storage.url.reveal(), data_dir, sole=True)
             try:
                 stored = await database.run(lambda connection: keep_fact(connection, ROOT_FINGERPRINT, root.fingerprint()))
                 check_fingerprint(stored, root)

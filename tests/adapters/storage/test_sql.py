@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from gatehouse.adapters.storage import _schema
 from gatehouse.adapters.storage._metadata import METADATA
 from gatehouse.adapters.storage._schema import REVISIONS, SCHEMA, VERSION, SchemaRefused
+from gatehouse.adapters.storage._sole import DatabaseTaken
 from gatehouse.adapters.storage.facts import fact, keep_fact
 from gatehouse.adapters.storage.sql import Database, engine_for
 from gatehouse.core.errors import Unavailable
@@ -280,3 +281,43 @@ async def test_a_closed_database_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         await database.run(lambda connection: None)
     assert "closed" in await database.ping()
+
+
+async def test_a_server_has_the_database_to_itself(empty_url: str, tmp_path: Path) -> None:
+    """A second server is refused with what to do, before it migrates anything; who only looks is not; when the first is closed there is
+    room for another."""
+    first = await Database.open(empty_url, tmp_path, sole=True)
+    with pytest.raises(DatabaseTaken, match=r"another Gatehouse server runs on this database; .*storage\.url"):
+        await Database.open(empty_url, tmp_path, sole=True)
+    onlooker = await Database.open(empty_url, tmp_path)
+    assert await onlooker.ping() == ""
+    await onlooker.close()
+    await first.close()
+    second = await Database.open(empty_url, tmp_path, sole=True)
+    assert await second.run(lambda connection: keep_fact(connection, "a", "1")) == "1"
+    await second.close()
+
+
+async def test_a_server_whose_database_was_restarted_takes_it_again(empty_postgres: str, tmp_path: Path) -> None:
+    """All its sessions were cut, the lock's too: with the next write it has the lock again. When another server was quicker nothing is
+    written until that one is gone."""
+    database = await Database.open(empty_postgres, tmp_path, sole=True)
+    other = engine_for(empty_postgres, tmp_path)
+
+    def cut() -> None:
+        with other.begin() as connection:
+            connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"))
+
+    await asyncio.to_thread(cut)
+    assert await database.run(lambda connection: keep_fact(connection, "a", "1")) == "1"
+    with pytest.raises(DatabaseTaken):
+        await Database.open(empty_postgres, tmp_path, sole=True)
+    await asyncio.to_thread(cut)
+    rival = await Database.open(empty_postgres, tmp_path, sole=True)
+    with pytest.raises(Unavailable) as refused:
+        await database.run(lambda connection: keep_fact(connection, "b", "1"))
+    assert "another Gatehouse server" in refused.value.detail
+    await rival.close()
+    assert await database.run(lambda connection: keep_fact(connection, "b", "1")) == "1"
+    await database.close()
+    other.dispose()

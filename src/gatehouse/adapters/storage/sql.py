@@ -1,7 +1,7 @@
 """The database: SQLite in the data directory unless configured otherwise, PostgreSQL by its URL alone.
 
 Work is plain functions on a connection, each in one transaction. One thread writes, so that SQLite has one writer by
-construction and PostgreSQL sees three connections a server, however many workers there are; two threads read, so that a long
+construction and PostgreSQL sees four connections a server, however many workers there are; two threads read, so that a long
 report stands in nobody's way. Waiting for a turn is bounded; what has begun is waited for.
 
 SQLite runs in WAL mode with `synchronous=FULL`: a commit is on disk when it returns. NORMAL would be faster, but the drain removes
@@ -23,6 +23,7 @@ from sqlalchemy.exc import InterfaceError as SqlInterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gatehouse.adapters.storage._schema import SCHEMA, prepare
+from gatehouse.adapters.storage._sole import DatabaseTaken, SoleUse
 from gatehouse.core.errors import Unavailable
 
 logger = logging.getLogger("gatehouse.storage")
@@ -33,6 +34,9 @@ READERS: Final = 2
 """Reports that may run at once: the verification of a long audit log does not keep everybody else from theirs."""
 PATIENCE: Final = 5.0
 """Seconds that work waits for its turn before the caller is told that the database is busy."""
+TAKING_SECONDS: Final = 5.0
+"""How long a server that starts waits for another one to be gone."""
+TAKING_TRIES: Final = 20
 _READ_OPTION: Final = "gatehouse_read"
 _SQLITE_PRAGMAS: Final = (
     "PRAGMA busy_timeout = 5000",
@@ -54,21 +58,27 @@ class Database:
     def __init__(self, engine: Engine, patience: float = PATIENCE) -> None:
         self._engine = engine
         self._patience = patience
+        self._sole: SoleUse | None = None
         self._writer = ThreadPoolExecutor(1, "storage-write")
         self._reader = ThreadPoolExecutor(READERS, "storage-read")
         self._closed = False
 
     @classmethod
-    async def open(cls, url: str, folder: Path, patience: float = PATIENCE) -> Self:
+    async def open(cls, url: str, folder: Path, patience: float = PATIENCE, *, sole: bool = False) -> Self:
         """Connect, and create or migrate what is missing. Relative SQLite paths are under `folder`.
+
+        `sole`: for a server, which has the database to itself until it is closed; nothing is migrated under another one.
 
         Raises:
             ValueError: not a database URL we know.
+            DatabaseTaken: another server has the database.
             SchemaRefused: the database is not ours, or of a newer version.
             Unavailable: it cannot be reached.
         """
         database = cls(engine_for(url, folder), patience)
         try:
+            if sole:
+                await database._take()
             await database.run(prepare)
         except BaseException:
             await database.close()
@@ -109,10 +119,27 @@ class Database:
         self._closed = True
         await asyncio.to_thread(self._shut)
 
+    async def _take(self) -> None:
+        sole = SoleUse(self._engine)
+        for last in [*[False] * (TAKING_TRIES - 1), True]:
+            if await self._submit(self._writer, lambda: _taken(sole)):
+                self._sole = sole
+                return
+            if not last:
+                # Whoever was killed a moment ago is still being cleared away.
+                await asyncio.sleep(TAKING_SECONDS / TAKING_TRIES)
+        raise DatabaseTaken(
+            "another Gatehouse server runs on this database; several servers on one database are not supported, since each would"
+            " spend the budgets: stop the other one, or give this one a database of its own (storage.url)"
+        )
+
     def _shut(self) -> None:
         self._writer.shutdown()
         self._reader.shutdown()
         self._engine.dispose()
+        if self._sole is not None:
+            # Last: to close a descriptor of SQLite's file ends the locks that SQLite holds on it.
+            self._sole.release()
 
     def _start(self, thread: ThreadPoolExecutor, call: Callable[[], T]) -> Future[T]:
         if self._closed:
@@ -135,6 +162,8 @@ class Database:
     def _transact(self, work: Callable[[Connection], T], *, read: bool) -> T:
         with _translated(), self._engine.connect() as connection:
             if not read:
+                if self._sole is not None and not self._sole.kept():
+                    raise _unavailable("another Gatehouse server has taken the database while it could not be reached")
                 with connection.begin():
                     return work(connection)
             if self.dialect == "sqlite":
@@ -149,6 +178,11 @@ class Database:
             with connection.begin():
                 connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_REPORT_SECONDS}s'")
                 return work(connection)
+
+
+def _taken(sole: SoleUse) -> bool:
+    with _translated():
+        return sole.take()
 
 
 def engine_for(url: str, folder: Path) -> Engine:
@@ -194,7 +228,7 @@ def _postgres(url: URL) -> Engine:
     options = f"{given if isinstance(given, str) else ' '.join(given)} {_POSTGRES_OPTIONS}".strip()
     return create_engine(
         url.set(drivername="postgresql+psycopg").difference_update_query(("options",)),
-        pool_size=1 + READERS,
+        pool_size=2 + READERS,  # one more for the lock of the server that has the database to itself
         max_overflow=0,
         pool_pre_ping=True,
         connect_args={"options": options, "connect_timeout": 5, "application_name": "gatehouse"},
