@@ -43,7 +43,7 @@ class HttpSettings(_Tree, frozen=True):
     max_body_bytes: Positive = 32 * 1024 * 1024
     """Largest request body of an authenticated caller."""
     max_body_bytes_by_role: dict[Role, Positive] = {}
-    """Another bound for callers of a role (admin, developer, viewer); of several roles the largest counts."""
+    """Another bound for callers of a role (admin, developer, viewer, auditor); of several roles the largest counts."""
     max_connections: Positive = 16_384
     """Open connections a worker accepts; beyond it accepting pauses."""
     head_seconds: Seconds = 10.0

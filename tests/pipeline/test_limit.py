@@ -449,12 +449,12 @@ async def test_out_of_money(world: World, period: Any, wait: float | None, text:
 
 
 async def test_money_that_running_calls_hold_may_come_back(world: World) -> None:
-    """Then it is worth while to try again soon."""
+    """Then it is worth while to try again, and no more than that is promised: they may use it up."""
     limits = Limits(budget=Budget(parse_usd("0.0012"), "total"))
     await world.admit(limits)
     error, _ = await world.refuse(limits)
     assert error.retry_after == 1.0
-    assert error.message.endswith("Some is held by calls that still run: try again in 1.0 s.")
+    assert error.message.endswith("Some of it is set aside for other calls; what these do not use comes back. Try again in 1.0 s or later.")
 
 
 async def test_dearer_than_the_whole_budget(world: World) -> None:

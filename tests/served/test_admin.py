@@ -115,24 +115,24 @@ async def test_bad_bodies(admin: Admin, body: Any, words: str) -> None:
 async def test_every_role_at_every_endpoint(admin: Admin) -> None:
     """CVE-2026-35029, CVE-2025-59305: each endpoint asks for its permission; the matrix is written out here a second time."""
     keys = {}
-    for role in ("admin", "developer", "viewer"):
+    for role in ("admin", "developer", "viewer", "auditor"):
         _, made, _ = await admin.call("POST", "/admin/v1/keys", {"name": role, "roles": [role]})
         keys[role] = made["key"]
     keys["bootstrap"] = BOOTSTRAP
     matrix = {
-        ("GET", "/admin/v1/keys"): {"admin", "viewer", "bootstrap"},
-        ("GET", "/admin/v1/keys/nothere1"): {"admin", "viewer", "bootstrap"},
+        ("GET", "/admin/v1/keys"): {"admin", "viewer", "auditor", "bootstrap"},
+        ("GET", "/admin/v1/keys/nothere1"): {"admin", "viewer", "auditor", "bootstrap"},
         ("POST", "/admin/v1/keys"): {"admin", "bootstrap"},
         ("POST", "/admin/v1/keys/nothere1/rotate"): {"admin", "bootstrap"},
         ("DELETE", "/admin/v1/keys/nothere1"): {"admin", "bootstrap"},
-        ("GET", "/admin/v1/usage"): {"admin", "viewer", "bootstrap"},
-        ("GET", "/admin/v1/requests"): {"admin", "viewer", "bootstrap"},
-        ("GET", "/admin/v1/requests/req_none"): {"admin", "viewer", "bootstrap"},
-        ("GET", "/admin/v1/meters"): {"admin", "viewer", "bootstrap"},
-        ("GET", "/admin/v1/models"): {"admin", "viewer", "bootstrap"},
-        ("GET", "/admin/v1/targets"): {"admin", "viewer", "bootstrap"},
-        ("GET", "/admin/v1/audit"): {"admin", "bootstrap"},
-        ("GET", "/admin/v1/audit/checkpoint"): {"admin", "bootstrap"},
+        ("GET", "/admin/v1/usage"): {"admin", "viewer", "auditor", "bootstrap"},
+        ("GET", "/admin/v1/requests"): {"admin", "viewer", "auditor", "bootstrap"},
+        ("GET", "/admin/v1/requests/req_none"): {"admin", "viewer", "auditor", "bootstrap"},
+        ("GET", "/admin/v1/meters"): {"admin", "viewer", "auditor", "bootstrap"},
+        ("GET", "/admin/v1/models"): {"admin", "viewer", "auditor", "bootstrap"},
+        ("GET", "/admin/v1/targets"): {"admin", "viewer", "auditor", "bootstrap"},
+        ("GET", "/admin/v1/audit"): {"admin", "auditor", "bootstrap"},
+        ("GET", "/admin/v1/audit/checkpoint"): {"admin", "auditor", "bootstrap"},
     }
     _, document, _ = await admin.call("GET", "/admin/openapi.json", key=None)
     declared = {

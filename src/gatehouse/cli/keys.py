@@ -17,7 +17,7 @@ def keys_create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     team: Annotated[str | None, typer.Option(help="The team it belongs to.")] = None,
     roles: Annotated[
-        list[str] | None, typer.Option("--role", help="admin, developer or viewer; repeat for more. Without it, developer.")
+        list[str] | None, typer.Option("--role", help="admin, developer, viewer or auditor; repeat for more. Without it, developer.")
     ] = None,
     models: Annotated[list[str] | None, typer.Option("--model", help="A model it may call; repeat for more. Without it, all.")] = None,
     budget: Annotated[str | None, typer.Option(help='USD and period, "5.00/month", "1/day" or "10/total".')] = None,

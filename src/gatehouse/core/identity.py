@@ -9,11 +9,13 @@ from gatehouse.core.limits import Limits
 
 
 class Role(enum.StrEnum):
-    """viewer reads, developer calls models, admin administers (and calls models only when it is a developer too)."""
+    """viewer reads, auditor reads the audit log too, developer calls models, admin administers (and calls models only when it is a
+    developer too)."""
 
     ADMIN = "admin"
     DEVELOPER = "developer"
     VIEWER = "viewer"
+    AUDITOR = "auditor"
 
 
 class Permission(enum.StrEnum):
@@ -28,10 +30,14 @@ class Permission(enum.StrEnum):
     CONFIG_READ = "config:read"
 
 
+_READS: Final = frozenset({Permission.KEYS_READ, Permission.USAGE_READ, Permission.REQUESTS_READ, Permission.CONFIG_READ})
+
 GRANTS: Final[dict[Role, frozenset[Permission]]] = {
     Role.ADMIN: frozenset(Permission) - {Permission.CALL_MODELS},
     Role.DEVELOPER: frozenset({Permission.CALL_MODELS}),
-    Role.VIEWER: frozenset({Permission.KEYS_READ, Permission.USAGE_READ, Permission.REQUESTS_READ, Permission.CONFIG_READ}),
+    # How much was used, and how things stand. Who did what, and who was refused what, is for those who answer for it.
+    Role.VIEWER: _READS,
+    Role.AUDITOR: _READS | {Permission.AUDIT_READ},
 }
 
 

@@ -371,7 +371,12 @@ def _over_budget(owner: str, limits: Limits, refusal: Refusal, now: float) -> tu
     if need > meter.cap:
         return f"{text} Shorten the prompt or lower max_tokens.", None
     if refusal.retry_after is not None:
-        return f"{text} Some is held by calls that still run: try again in {refusal.retry_after:.1f} s.", refusal.retry_after
+        # Lent to a worker, or in doubt: nobody here knows whether it is used up in the end.
+        wait = refusal.retry_after
+        return (
+            f"{text} Some of it is set aside for other calls; what these do not use comes back. Try again in {wait:.1f} s or later.",
+            wait,
+        )
     if period == "total":
         return text, None
     _, _, end = budget_period(period, now)

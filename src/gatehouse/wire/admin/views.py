@@ -34,7 +34,7 @@ class NewKey(_Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     team: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
-    roles: Annotated[list[Literal["admin", "developer", "viewer"]], Meta(min_length=1)] = msgspec.field(
+    roles: Annotated[list[Literal["admin", "developer", "viewer", "auditor"]], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: ["developer"]
     )
     models: Annotated[list[str], Meta(max_length=1000)] | None = None
