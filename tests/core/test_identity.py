@@ -8,6 +8,7 @@ TABLE = {
     Role.ADMIN: {"keys:read", "keys:write", "usage:read", "requests:read", "audit:read", "config:read"},
     Role.DEVELOPER: {"models:call"},
     Role.VIEWER: {"keys:read", "usage:read", "requests:read", "config:read"},
+    Role.AUDITOR: {"keys:read", "usage:read", "requests:read", "config:read", "audit:read"},
 }
 
 

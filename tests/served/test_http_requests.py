@@ -419,7 +419,7 @@ async def test_what_stages_see_of_the_head() -> None:
         assert x.head.headers[b"x-request-id"] == b"10.0.0.1:6379"
         assert response.headers["x-gatehouse-request-id"] == x.request_id
         assert x.request_id.startswith("req_")
-        assert len(x.request_id) == 28
+        assert len(x.request_id) == 36
 
 
 async def test_request_ids_do_not_repeat() -> None:
