@@ -7,8 +7,8 @@ next target, and has cost no attempt. Further attempts come out of a budget (`re
 
 One healthy target is the plain way: it costs a look at a dictionary that is empty.
 
-What a call used is what its target says. Where it does not say, or the call ends before it could, the tokens so far are
-counted here: an answer that was cut off is paid for once, and an attempt that failed before it answered is not paid for.
+What a call used is worked out in `counting`: an answer that was cut off is paid for once, and an attempt that failed before it
+answered is not paid for.
 """
 
 from collections.abc import Awaitable, Mapping
@@ -18,8 +18,7 @@ import msgspec
 
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError, UpstreamFailed
-from gatehouse.core.events import Chunk, Event, Events
-from gatehouse.core.limits import Dimension
+from gatehouse.core.events import Events
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Capability, Deadlines, Plan, Target
@@ -27,11 +26,12 @@ from gatehouse.core.ports import Clock, Model, Rng, Tally
 from gatehouse.core.single import Single
 from gatehouse.core.usage import Usage, added
 from gatehouse.pipeline.attempt import Attempt, Run, TargetGauges
+from gatehouse.pipeline.counting import Counting, read_prompt
 from gatehouse.pipeline.deadlines import CallDeadlines
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange, Lost
 from gatehouse.pipeline.hedging import Hedging, race
 from gatehouse.pipeline.ladder import Rungs
-from gatehouse.pipeline.prompts import CHARACTERS_A_TOKEN, prompt_tokens
+from gatehouse.pipeline.prompts import prompt_tokens
 from gatehouse.pipeline.reliability import Reliability
 from gatehouse.pipeline.retry_budget import RetryBudget
 from gatehouse.pipeline.selection import Selector
@@ -50,12 +50,6 @@ MEASURED: Final = frozenset({"least_work", "latency", "cost", "prefix"})
 """Policies that look at what targets are doing."""
 ATTEMPTS_HEADER: Final = "x-gatehouse-attempts"
 """How many attempts there were, when there was more than one."""
-MOST_TOKENS: Final = 10_000_000
-"""More tokens in or out of one choice than any model can take: such a count is not believed."""
-_STARTED: Final = Chunk()
-_MONEY: Final = Dimension.MONEY
-_TOKENS: Final = Dimension.TOKENS
-"""Looking up a member of an enumeration costs more than the comparison."""
 
 
 class Books(Protocol):
@@ -115,6 +109,7 @@ class Dispatch:
         self._shown = parts.forwarding
         self._selector = Selector(parts.loads, clock, rng)
         self._hedging = Hedging()
+        self._counting = Counting(tally)
         self._budget = RetryBudget(clock)
         self._retrying = self._budget.accounts
 
@@ -161,9 +156,9 @@ class Dispatch:
             run.ticket.began()
         x.first_event = self._clock.monotonic() - x.clock_start
         if type(events) is Single:
-            event = self._whole(x, run, events.event)
+            event = self._counting.whole(x, run, events.event)
             return events if event is events.event else Single(event)
-        stream = self._count(x, run, events)
+        stream = self._counting.stream(x, run, events)
         # A generator that was never entered runs no `finally` when it is closed; now it stands at its first yield.
         await stream.asend(None)
         return stream
@@ -216,7 +211,7 @@ class Dispatch:
             return
         self._deadlines.stop(x, run.seconds)
         if not run.counted:
-            self._account(x, run)
+            self._counting.account(x, run)
         if x.error is not None or run.probe or self._ailing:
             self._judge(x, run)
         self._release(x, run)
@@ -323,7 +318,7 @@ class Dispatch:
         if target is not None and run.number:
             usage, charge = NO_USAGE, ZERO
             if attempt is not None and attempt.sent:
-                usage = _prompt(x)
+                usage = read_prompt(x)
                 charge = target.price.charge(usage) if target.price is not None else ZERO
                 before = x.lost or Lost(NO_USAGE, ZERO)
                 x.lost = Lost(added(before.usage, usage), Money(before.charge + charge))
@@ -445,105 +440,6 @@ class Dispatch:
         elif x.outcome is Outcome.FAILED and isinstance(x.error, UpstreamFailed):
             self.health.failed(target, x.error, probe=False)
 
-    # --- counting --------------------------------------------------------------------------------------------------
-
-    async def _count(self, x: Exchange, run: Run, events: Events) -> Events:
-        try:
-            yield _STARTED
-            async for event in events:
-                if type(event) is Chunk:
-                    for delta in event.choices:
-                        size = len(delta.text) + len(delta.reasoning) + len(delta.refusal)
-                        if delta.tools:
-                            size += sum(len(tool.arguments) + len(tool.name or "") for tool in delta.tools)
-                        if size:
-                            run.pieces += 1
-                            run.characters += size
-                    if event.usage is not None:
-                        event = self._believe(x, run, event)  # noqa: PLW2901 - without the usage that cannot be true
-                else:
-                    event = self._whole(x, run, event)  # noqa: PLW2901 - likewise
-                yield event
-        finally:
-            try:
-                await events.aclose()
-            finally:
-                self._account(x, run)
-
-    def _whole(self, x: Exchange, run: Run, event: Event) -> Event:
-        assert not isinstance(event, Chunk)
-        for choice in event.choices:
-            size = len(choice.text or "") + len(choice.reasoning or "") + len(choice.refusal or "")
-            if choice.tools:
-                size += sum(len(tool.arguments) + len(tool.name) for tool in choice.tools)
-            if size:
-                run.pieces += 1
-                run.characters += size
-        if event.usage is not None:
-            event = self._believe(x, run, event)
-        # The last event of its stream: what it cost is known before it is written out.
-        self._account(x, run)
-        return event
-
-    def _believe(self, x: Exchange, run: Run, event: Event) -> Event:
-        """Take the target's word for what it used, unless it cannot be true."""
-        usage = event.usage
-        assert usage is not None
-        into, out = usage.input_total, usage.output_total
-        if into > MOST_TOKENS or out > MOST_TOKENS * (x.call.choices if x.call is not None else 1) or usage.has_negative:
-            x.flag("absurd_usage")
-            return msgspec.structs.replace(event, usage=None, raw=b"")
-        if not (into or out) and run.pieces:
-            # Some servers send zeros for "not counted".
-            return event
-        run.usage = usage
-        run.pieces = run.characters = 0
-        self._charge(x, run, usage)
-        return event
-
-    def _charge(self, x: Exchange, run: Run, usage: Usage) -> None:
-        price = run.target.price if run.target is not None else None
-        x.usage = usage
-        x.charge = price.charge(usage) if price is not None else ZERO
-        if x.lost is not None:
-            x.usage = added(usage, x.lost.usage)
-            x.charge = Money(x.charge + x.lost.charge)
-
-    def _account(self, x: Exchange, run: Run) -> None:
-        """Once a call, when nothing more will come of it: fill in what the target did not say, compare with what was held."""
-        if run.counted or run.target is None:
-            return
-        run.counted = True
-        if run.begun:
-            if run.usage is None or run.pieces:
-                self._estimate(x, run)
-        elif x.outcome in {Outcome.CLIENT, Outcome.REVOKED} and run.attempt is not None and run.attempt.sent:
-            # The caller left while the target was reading the prompt: that much was asked for and done.
-            self._estimate(x, run)
-        self._compare(x, run.target)
-
-    def _estimate(self, x: Exchange, run: Run) -> None:
-        call = x.call
-        assert call is not None
-        usage = run.usage
-        if usage is None:
-            usage = _prompt(x)
-        output = max(run.pieces, -(-run.characters // CHARACTERS_A_TOKEN))
-        if call.max_tokens is not None:
-            output = min(output, max(0, call.choices * call.max_tokens - usage.output_total))
-        self._charge(x, run, msgspec.structs.replace(usage, output=usage.output + output))
-        x.flag("estimated_usage")
-
-    def _compare(self, x: Exchange, target: Target) -> None:
-        charge, tokens = x.charge, x.usage.total
-        for hold in x.holds:
-            dimension = hold.meter.dimension
-            used = charge if dimension is _MONEY else tokens if dimension is _TOKENS else 0
-            if used > hold.amount:
-                x.flag("over_hold")
-                self._tally.count("gatehouse_over_hold_total", (target.id,))
-                return
-
 
 class _Contest:
     """The attempts of one call that run at the same time, as a race knows them. Implements `hedging.Contest`."""
@@ -590,9 +486,3 @@ class _Contest:
 def _worse(told: UpstreamFailed, error: UpstreamFailed) -> UpstreamFailed:
     """What the caller is told of two failures: the later one, but no target's failure as a fault of the caller's."""
     return told if error.caller_fault and not error.sent and not told.caller_fault else error
-
-
-def _prompt(x: Exchange) -> Usage:
-    """What the target has read: as Limit had it counted, else the estimate."""
-    assert x.call is not None
-    return Usage(input=prompt_tokens(x.call) if x.counted is None else x.counted)
