@@ -55,7 +55,7 @@ class FakeBooks:
     async def commit(self, x: Exchange) -> None:
         x.commitment = b"c"
 
-    def opened(self, x: Exchange, target: Target) -> None:
+    def opened(self, x: Exchange, target: Target, refused: object = None) -> None:
         if self.broken:
             raise Unavailable("The journal cannot be written.")
         x.attempts += 1
@@ -63,6 +63,9 @@ class FakeBooks:
         x.opened = True
         x.target = target
         self.log.append(f"opened {target.id}")
+
+    def not_opened(self, x: Exchange) -> None:
+        """Nothing is refused here."""
 
     async def durable(self) -> None:
         self.log.append("durable")

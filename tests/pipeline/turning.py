@@ -84,10 +84,13 @@ class Silent:
     async def commit(self, x: Exchange) -> None:
         """Nothing to commit to."""
 
-    def opened(self, x: Exchange, target: Target) -> None:
+    def opened(self, x: Exchange, target: Target, refused: object = None) -> None:
         x.attempts += 1
         x.opened = True
         x.target = target
+
+    def not_opened(self, x: Exchange) -> None:
+        """Nothing is refused here."""
 
     async def durable(self) -> None:
         """Nothing is written."""

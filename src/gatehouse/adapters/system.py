@@ -38,6 +38,46 @@ class SystemRng:
         return os.urandom(size)
 
 
+class LoopTurn:
+    """Implements `Turn` on the running event loop."""
+
+    __slots__ = ("_call_soon", "_first", "_sends")
+
+    def __init__(self) -> None:
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._first: list[Callable[[], object]] = []
+        self._sends: list[tuple[Callable[[bytes], object], bytes]] = []
+
+    def before(self, work: Callable[[], object]) -> None:
+        """See `Turn`."""
+        if not self._first and not self._sends:
+            self._call_soon(self.end)
+        self._first.append(work)
+
+    def send(self, write: Callable[[bytes], object], data: bytes) -> None:
+        """See `Turn`."""
+        sends = self._sends
+        if not sends and not self._first:
+            self._call_soon(self.end)
+        sends.append((write, data))
+
+    def end(self) -> None:
+        """See `Turn`."""
+        while self._first:
+            first, self._first = self._first, []
+            for work in first:
+                try:
+                    work()
+                except Exception:
+                    logger.exception("what is to be done before sending failed")
+        sends, self._sends = self._sends, []
+        for write, data in sends:
+            try:
+                write(data)
+            except Exception:
+                logger.exception("something could not be sent")
+
+
 class TaskSpawner:
     """Starts tasks, keeps them from being collected, and logs what they die of."""
 

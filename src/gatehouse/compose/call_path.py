@@ -8,6 +8,7 @@ process) is handed in.
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ from gatehouse.core.calls import Call
 from gatehouse.core.identity import Principal
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.plans import Plan, Target
-from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, Slotted, TokenCounter
+from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, Slotted, TokenCounter, Turn
 from gatehouse.core.responses import Ended, Owner, ResponseStore
 from gatehouse.core.targets import TargetState
 from gatehouse.pipeline.attributing import Attributor
@@ -116,7 +117,8 @@ class Behind(msgspec.Struct, frozen=True):
 
 
 class CallPath:
-    """What carries calls. `message` is the configuration in force; `checker` checks keys.
+    """What carries calls. `message` is the configuration in force; `checker` checks keys; what calls record and send leaves at the
+    end of a `turn` of the loop, when there is one.
 
     Owns `journal` and `spawn`, and closes them.
     """
@@ -130,6 +132,7 @@ class CallPath:
         clock: Clock,
         rng: Rng,
         spawn: TaskSpawner,
+        turn: Turn | None = None,
     ) -> None:
         self.settings = settings = msgspec.msgpack.decode(message.settings, type=Settings, dec_hook=decode_custom)
         self.tally = ProcessTally()
@@ -139,6 +142,7 @@ class CallPath:
         self._clock = clock
         self._spawn = spawn
         self._journal = journal
+        journal.turn = self._turn = turn
         self._environment = read_environment()
         self._targets: tuple[Target, ...] = ()
         """Everything that may be asked."""
@@ -245,7 +249,8 @@ class CallPath:
         wanted: dict[str, tuple[object, Callable[[], Model]]] = {}
         proxy = (self._environment.https_proxy, self._environment.no_proxy)
         for provider in settings.providers:
-            wanted[provider.name] = ((provider, proxy), lambda provider=provider: build_model(provider, self._environment, self.tally))  # type: ignore[misc]
+            made = partial(build_model, provider, self._environment, self.tally, self._turn)
+            wanted[provider.name] = ((provider, proxy), made)
         for name, path in message.engines.items():
             wanted[name] = (path, lambda path=path: EngineModel(Path(path)))  # type: ignore[misc]
         left = self._models.replace(wanted)

@@ -13,7 +13,7 @@ from gatehouse.compose.aws import BEDROCK_CAPABILITIES, bedrock_home, build_bedr
 from gatehouse.compose.google import GEMINI_CAPABILITIES, build_gemini, build_vertex, gemini_home, is_claude, vertex_home
 from gatehouse.core.calls import Operation
 from gatehouse.core.plans import CHATS, Capability
-from gatehouse.core.ports import Model, Tally
+from gatehouse.core.ports import Model, Tally, Turn
 from gatehouse.dialects.openai.profiles import HOSTED, PLAIN, SERVERS, Profile
 from gatehouse.settings import Environment, ProviderSettings
 
@@ -34,13 +34,18 @@ class Kind(msgspec.Struct, frozen=True):
     operations: Callable[[ProviderSettings], frozenset[Operation]] = lambda settings: CHATS
 
 
-def build_model(settings: ProviderSettings, environment: Environment, tally: Tally | None = None) -> Model:
-    """The model of one provider; `tally` counts its keys. Raises ValueError or OSError when its settings cannot work."""
+def build_model(settings: ProviderSettings, environment: Environment, tally: Tally | None = None, turn: Turn | None = None) -> Model:
+    """The model of one provider; `tally` counts its keys, at the end of `turn` its requests leave.
+
+    Raises ValueError or OSError when its settings cannot work.
+    """
     from gatehouse.adapters.providers.frame import HttpModel
 
     model = KINDS[settings.kind].build(settings, environment)
-    if tally is not None and isinstance(model, HttpModel):
-        model.count_keys(tally)
+    if isinstance(model, HttpModel):
+        model.turn = turn
+        if tally is not None:
+            model.count_keys(tally)
     return model
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import uvloop
 
 from gatehouse.adapters.storage.journal import JournalWriter
-from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
+from gatehouse.adapters.system import LoopTurn, SystemClock, SystemRng, TaskSpawner
 from gatehouse.compose.call_path import Behind, CallPath
 from gatehouse.control.replays import SHARE
 from gatehouse.core.keys import KeyChecker
@@ -44,11 +44,18 @@ class WorkerPlane:
     """Implements `processes.worker.Plane`."""
 
     def __init__(self, client: StewardClient, message: Configure, incarnation: str, data_dir: Path) -> None:
-        clock, rng, spawn = SystemClock(), SystemRng(), TaskSpawner()
+        clock, rng, spawn, turn = SystemClock(), SystemRng(), TaskSpawner(), LoopTurn()
         self._journal = journal = JournalWriter.open(data_dir / "journals", incarnation)
         checker = KeyChecker(message.keys.pepper, message.keys.bootstrap)
         self._path = path = CallPath(
-            message, Behind(client, client.fetch_key, client, client.cancel_response, client.find_plan), checker, journal, clock, rng, spawn
+            message,
+            Behind(client, client.fetch_key, client, client.cancel_response, client.find_plan),
+            checker,
+            journal,
+            clock,
+            rng,
+            spawn,
+            turn,
         )
         path.health.news = client
         self.runner = path.runner
@@ -79,7 +86,7 @@ class WorkerPlane:
             speakers={b"anthropic-version": messages},
             manners=manners(path, client, clock),
         )
-        self._server = DataServer(plane, http_limits(path.settings), clock, spawn)
+        self._server = DataServer(plane, http_limits(path.settings), clock, spawn, turn)
         self._server.on_refused(lambda code: path.tally.count("gatehouse_bad_requests_total", (code,)))
 
     async def start(self, listener: socket.socket) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from gatehouse.core.calls import Call
-from gatehouse.core.errors import GatehouseError
+from gatehouse.core.errors import GatehouseError, Unavailable
 from gatehouse.core.events import Answer, Event, Events
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
@@ -142,6 +142,29 @@ class Model(Protocol):
         """Give back every connection and process."""
 
 
+Told = Callable[[Event | None, Exception | None], None]
+"""Hears once what came of a question: the whole answer, or why there is none; neither when the question was certainly never read."""
+
+
+class Asked(Protocol):
+    """A question that was put, until its asker was told what came of it."""
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: stop at once, and tell nothing."""
+
+
+@runtime_checkable
+class Direct(Protocol):
+    """The optional ability of a model to be asked by who does not wait: no task stands by while the target thinks."""
+
+    def ask(self, call: Call, target: Target, attempt: Attempt, told: Told) -> Asked | None:
+        """Put a call that is not streamed; it leaves at the end of this turn of the loop.
+
+        None, with nothing done, when something has to be waited for first.
+        """
+        ...
+
+
 @runtime_checkable
 class Slotted(Protocol):
     """The optional ability of a model to say how many choices it can make at a time: it is not given more. It says `vacated`."""
@@ -182,11 +205,34 @@ class LeaseOffice(Protocol):
         """A charge passed its hold by `amount`: counted even beyond the cap."""
 
 
+class Turn(Protocol):
+    """One turn of the event loop, from its first callback until everything that was ready has run.
+
+    Many calls move in one turn. What they write to the journal leaves together at its end, and then what they send: one write
+    for all, and whoever is at the other end of the sockets is woken once.
+    """
+
+    def before(self, work: Callable[[], object]) -> None:
+        """Run `work` at the end of this turn, before anything is sent."""
+
+    def send(self, write: Callable[[bytes], object], data: bytes) -> None:
+        """Call `write(data)` at the end of this turn, in the order of asking."""
+
+    def end(self) -> None:
+        """End it now: for who has to send at once, and never before what is recorded of it."""
+
+
 class Journal(Protocol):
     """Append-only memory of one process; what is appended survives the process at once."""
 
     def append(self, record: Record) -> None:
         """Write the record; it survives `kill -9` of this process when this returns. Raises Unavailable when the disk refuses."""
+
+    def post(self, record: Record, refused: Callable[[Unavailable], object]) -> None:
+        """As `append`, with all others of this turn of the loop at its end; `refused` is called when the disk refuses it then.
+
+        Whatever is sent by the turn leaves after it. Where there is no turn it is appended, and raises what that raises.
+        """
 
     async def sync(self) -> None:
         """Return when everything appended so far is on disk (grouped fsync)."""

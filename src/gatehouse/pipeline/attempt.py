@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
+from gatehouse.core.events import Events
 from gatehouse.core.plans import Deadlines, Target
-from gatehouse.core.ports import Model, Tally
+from gatehouse.core.ports import Asked, Model, Tally
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.target_loads import Visit
 from gatehouse.pipeline.turnstile import Ticket
@@ -15,12 +16,14 @@ MOST_GAUGES: Final = 1_000
 class Attempt:
     """What a model is told beside the call."""
 
-    __slots__ = ("deadlines", "request_id", "sent", "tenant", "ticket", "traceparent")
+    __slots__ = ("deadlines", "number", "request_id", "sent", "tenant", "ticket", "traceparent")
 
     def __init__(self, request_id: str, tenant: str, deadlines: Deadlines, ticket: Ticket | None) -> None:
         self.request_id = request_id
         self.tenant = tenant
         self.deadlines = deadlines
+        self.number = 1
+        """Which attempt of its call it is."""
         self.sent = False
         self.ticket = ticket
         self.traceparent = ""
@@ -46,19 +49,26 @@ class TargetGauges(dict[str, Callable[[int], None]]):
         return gauge
 
 
+def _nobody(events: Events | None) -> None:
+    """Who is told by default."""
+
+
 class Run:
     """One call while Dispatch carries it: its attempt of the moment."""
 
     __slots__ = (
+        "asked",
         "attempt",
         "begun",
         "candidate",
         "characters",
         "counted",
+        "failure",
         "model",
         "number",
         "pieces",
         "probe",
+        "resume",
         "seconds",
         "target",
         "ticket",
@@ -73,6 +83,12 @@ class Run:
         self.target: Target | None = None
         """Who is asked, until that is over."""
         self.model: Model | None = None
+        self.asked: Asked | None = None
+        """What was asked of the model without waiting, and then:"""
+        self.resume: Callable[[Events | None], object] = _nobody
+        """who is told that there are events, or that there is something to wait for;"""
+        self.failure: Exception | None = None
+        """why there is no answer. None then says that the model was never reached."""
         self.attempt: Attempt | None = None
         self.number = 0
         """Of the attempt; 0 before it is in the journal."""

@@ -15,6 +15,7 @@ import hmac
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from operator import sub
 from typing import Final
 
@@ -23,7 +24,7 @@ from msgspec.structs import replace
 
 from gatehouse.core.attribution import Attribution
 from gatehouse.core.calls import Call
-from gatehouse.core.errors import GatehouseError
+from gatehouse.core.errors import GatehouseError, Unavailable
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Target
@@ -95,6 +96,7 @@ class Bookkeeper:
     ) -> None:
         self._journal = journal
         self._append = journal.append
+        self._post = journal.post
         self._now = clock.now
         self._monotonic = clock.monotonic
         self._tally = tally
@@ -122,8 +124,11 @@ class Bookkeeper:
         if self._offload is not None and call is not None and self.commits_beside(x):
             x.commitment = await self._offload(lambda: self._commitments.of(call))
 
-    def opened(self, x: Exchange, target: Target) -> None:
+    def opened(self, x: Exchange, target: Target, refused: Callable[[Unavailable], object] | None = None) -> None:
         """An attempt at `target` begins; nothing may be sent before this returns. One that is open goes on beside it.
+
+        With `refused` the record leaves at the end of this turn of the loop, before what is sent then; it is called, with the
+        exchange as it was, when the disk refuses.
 
         Raises:
             Unavailable: the journal refuses. The exchange is as it was.
@@ -160,11 +165,21 @@ class Bookkeeper:
             price = x.target.price
             other = replace(record, attempt=x.attempt, target=x.target.id, price="" if price is None else price.snapshot)
             record = replace(record, beside=other)
-        self._append(record)
+        if refused is None:
+            self._append(record)
+        else:
+            self._post(record, refused)
         x.attempts += 1
         x.attempt = x.attempts
         x.target = target
         x.opened = True
+
+    def not_opened(self, x: Exchange) -> None:
+        """The record of the attempt that is open was refused: no attempt was made."""
+        x.attempts -= 1
+        x.attempt = x.attempts
+        x.target = None
+        x.opened = False
 
     async def durable(self) -> None:
         """Return when everything opened so far would survive a power cut. Raises Unavailable when the disk refuses."""
@@ -214,18 +229,22 @@ class Bookkeeper:
         except Exception:
             self._lost(x)
         else:
-            self._write(record)
+            # Its answer leaves by the turn as well, or ends it first.
+            self._write(record, self._post_closed)
         return ended - x.clock_start
+
+    def _post_closed(self, record: Record) -> None:
+        self._post(record, partial(self._wait, record))
 
     def _lost(self, x: Exchange) -> None:
         self._tally.count("gatehouse_journal_errors_total")
         logger.exception("call %s: its record cannot be made", x.request_id)
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: Record, write: Callable[[Record], object] | None = None) -> None:
         try:
             if self._waiting:
                 self._catch_up()
-            self._append(record)
+            (write or self._append)(record)
         except Exception as problem:
             self._wait(record, problem)
 

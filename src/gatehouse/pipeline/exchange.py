@@ -1,13 +1,14 @@
 """The exchange: everything known of one call while it runs. Stages read what earlier ones wrote; nothing outlives the call."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
 from gatehouse.core.attribution import Attribution
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
-from gatehouse.core.events import Answer
+from gatehouse.core.events import Answer, Events
 from gatehouse.core.identity import Principal
 from gatehouse.core.limits import Hold
 from gatehouse.core.money import ZERO, Money
@@ -40,99 +41,85 @@ class Lost(msgspec.Struct, frozen=True):
     charge: Money
 
 
-class Exchange:
+class Asker(Protocol):
+    """Who asked, as long as no task carries the call: it is told in a function call, of the turn of the loop in which it happens."""
+
+    def take(self, answer: Answer) -> bool:
+        """Here is the whole answer; the call is settled after this. False: it cannot be taken without waiting."""
+
+    def ended(self, error: GatehouseError | None) -> None:
+        """Everything is settled: the answer that was taken may leave, or `error` is to be told, or `x.outcome` says who stopped it."""
+
+    def stop(self) -> None:
+        """The call was ended from outside: have `Runner.stopped` called in the loop's next step."""
+
+    def wait(self) -> None:
+        """Something has to be waited for: start a task that awaits `Runner.carry`."""
+
+
+class Exchange(msgspec.Struct, eq=False):
     """One call from its first byte to its last. Created by whoever serves it; carried by the runner."""
 
-    __slots__ = (
-        "answer",
-        "attempt",
-        "attempts",
-        "attribution",
-        "body",
-        "cache",
-        "call",
-        "ceiling",
-        "charge",
-        "clock_start",
-        "commitment",
-        "counted",
-        "dialect",
-        "entered",
-        "error",
-        "first_event",
-        "flags",
-        "head",
-        "headers",
-        "holds",
-        "lost",
-        "marks",
-        "money_holds",
-        "opened",
-        "outcome",
-        "plan",
-        "principal",
-        "request_id",
-        "started_at",
-        "stop",
-        "target",
-        "task",
-        "traffic",
-        "usage",
-    )
+    request_id: str
+    head: Head
+    body: Body | None
+    """None when the call came decoded (library, batch): then `call` is set before the runner starts."""
+    dialect: Dialect
+    traffic: str = "live"
+    # when
+    started_at: float = 0.0
+    clock_start: float = 0.0
+    first_event: float = -1.0
+    """Seconds from the start to the first event, or -1."""
+    marks: list[float] = []
+    """Monotonic seconds at which each entered stage's admit ended, in order."""
+    entered: int = 0
+    # who and what
+    principal: Principal | None = None
+    call: Call | None = None
+    plan: Plan | None = None
+    counted: int | None = None
+    """The prompt's exact tokens, where every target of the plan can count and the prompt is still the one that was counted."""
+    commitment: bytes = b""
+    attribution: Attribution | None = None
+    """What it is booked under beside its key; the bookkeeper works it out with the first record."""
+    # what is held and used
+    holds: tuple[Hold, ...] = ()
+    money_holds: tuple[MeterHold, ...] = ()
+    ceiling: int = 0
+    """The most that an attempt may cost, in units of 10^-10 USD, whether or not anybody has a budget for it."""
+    target: Target | None = None
+    """The target that answers, or answered last."""
+    attempts: int = 0
+    attempt: int = 0
+    """The number of the attempt that answers, or was made last."""
+    opened: bool = False
+    """An Opened record of attempt `attempt` stands in the journal and has no Closed yet."""
+    usage: Usage = NO_USAGE
+    charge: Money = ZERO
+    lost: Lost | None = None
+    """What attempts used that another overtook. It is in `usage` and `charge` and has rows of its own in the ledger."""
+    cache: str = "bypass"
+    flags: list[str] = []
+    # how it ends
+    answer: Answer | None = None
+    """The whole answer, once somebody collected it."""
+    outcome: Outcome | None = None
+    error: GatehouseError | None = None
+    asker: Asker | None = None
+    """Who is told how it ended, while no task carries it."""
+    ready: tuple[Events, Events] | None = None
+    """What the last stage answered and what the watchers made of it, when both are there before a task carries them on."""
+    task: Task | None = None
+    """What carries this exchange, when whoever began it says so; else the runner finds out."""
+    stop: Callable[[], object] | None = None
+    """Stops what carries this exchange; set by the runner."""
+    headers: dict[str, str] = {}
+    """Response headers that stages add."""
 
-    def __init__(self, request_id: str, head: Head, body: Body | None, dialect: Dialect) -> None:
-        self.request_id = request_id
-        self.head = head
-        self.body = body
-        """None when the call came decoded (library, batch): then `call` is set before the runner starts."""
-        self.dialect = dialect
-        self.traffic = "live"
-        # when
-        self.started_at = 0.0
-        self.clock_start = 0.0
-        self.first_event = -1.0
-        """Seconds from the start to the first event, or -1."""
-        self.marks: list[float] = []
-        """Monotonic seconds at which each entered stage's admit ended, in order."""
-        self.entered = 0
-        # who and what
-        self.principal: Principal | None = None
-        self.call: Call | None = None
-        self.plan: Plan | None = None
-        self.counted: int | None = None
-        """The prompt's exact tokens, where every target of the plan can count and the prompt is still the one that was counted."""
-        self.commitment = b""
-        self.attribution: Attribution | None = None
-        """What it is booked under beside its key; the bookkeeper works it out with the first record."""
-        # what is held and used
-        self.holds: tuple[Hold, ...] = ()
-        self.money_holds: tuple[MeterHold, ...] = ()
-        self.ceiling = 0
-        """The most that an attempt may cost, in units of 10^-10 USD, whether or not anybody has a budget for it."""
-        self.target: Target | None = None
-        """The target that answers, or answered last."""
-        self.attempts = 0
-        self.attempt = 0
-        """The number of the attempt that answers, or was made last."""
-        self.opened = False
-        """An Opened record of attempt `attempt` stands in the journal and has no Closed yet."""
-        self.usage = NO_USAGE
-        self.charge: Money = ZERO
-        self.lost: Lost | None = None
-        """What attempts used that another overtook. It is in `usage` and `charge` and has rows of its own in the ledger."""
-        self.cache = "bypass"
-        self.flags: list[str] = []
-        # how it ends
-        self.answer: Answer | None = None
-        """The whole answer, once somebody collected it."""
-        self.outcome: Outcome | None = None
-        self.error: GatehouseError | None = None
-        self.task: Task | None = None
-        """What carries this exchange, when whoever began it says so; else the runner finds out."""
-        self.stop: Callable[[], object] | None = None
-        """Cancels the task that carries this exchange; set by the runner."""
-        self.headers: dict[str, str] = {}
-        """Response headers that stages add."""
+    def __repr__(self) -> str:
+        # What it holds is a caller's: their words, and the key they sent.
+        return f"Exchange({self.request_id})"
 
     def flag(self, flag: str) -> None:
         """Note something about the call, once; it is in its records."""

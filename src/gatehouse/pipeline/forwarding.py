@@ -38,7 +38,7 @@ class Forwarding:
             came = x.head.headers.get(_TRACE_HEADER)
             parent = None if came is None else parse_traceparent(came)
             if parent is not None:
-                attempt.traceparent = child_traceparent(parent, x.request_id, x.attempts)
+                attempt.traceparent = child_traceparent(parent, x.request_id, attempt.number)
         if call.user is None and not call.metadata and not call.extra:
             return call
         return self._shown(call, target.forward, target.provider, attempt.tenant)

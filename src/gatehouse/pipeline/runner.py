@@ -1,5 +1,8 @@
 """The runner carries one exchange through the stages: admit downwards, watch the stream, settle back up.
 
+A call that waits for nothing but the whole answer of its target has no task: `begin` goes down in one function call, the answer
+comes back in another. Whatever has to wait for more is carried by `carry`, in a task, from where it stands.
+
 Promises, each a row of the truth table in `tests/pipeline/test_runner.py`:
 
 - a stage is entered when its admit begins; each entered stage settles exactly once, last first, whatever happened;
@@ -14,11 +17,13 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from gatehouse.core.errors import Blocked, GatehouseError, Internal, Unavailable, UpstreamFailed
-from gatehouse.core.events import Events
+from gatehouse.core.events import Answer, Events
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Clock
 from gatehouse.core.single import Single
-from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.exchange import Asker, Exchange
+
+__all__ = ["Asker", "Deliver", "Prompt", "Runner", "Stage", "Starter", "Watcher", "nothing_held"]
 
 logger = logging.getLogger("gatehouse.pipeline")
 
@@ -49,6 +54,21 @@ class Prompt(Stage, Protocol):
         """Do all that `admit` does, raising what it raises, and return True; or return False, and `admit` goes on from there."""
 
 
+Resume = Callable[[Exchange, Events | None], None]
+"""The last stage has the events, or None: then its `admit` is to be awaited, and goes on from there."""
+
+
+class Starter(Stage, Protocol):
+    """A last stage that can begin without waiting, and calls back."""
+
+    def start(self, x: Exchange, resume: Resume) -> bool:
+        """Begin, and call `resume` once, later. False, with nothing done: `admit` has to be awaited.
+
+        Raises:
+            GatehouseError: as `admit`.
+        """
+
+
 class Watcher(Stage, Protocol):
     """A stage that wraps the stream; one that does not costs nothing an event."""
 
@@ -67,6 +87,8 @@ class Runner:
         self._monotonic = clock.monotonic
         self._now = clock.now
         self._steps = tuple((getattr(stage, "at_once", _never), stage) for stage in stages)
+        self._depth = len(stages)
+        self._start: Callable[[Exchange, Resume], bool] = getattr(stages[-1], "start", _never_starts) if stages else _never_starts
         watches = [getattr(stage, "watch", None) for stage in stages]
         self._watchers = tuple(tuple(watch for watch in watches[:depth][::-1] if watch) for depth in range(len(stages) + 1))
         """Who watches the stream of a call that entered so many stages, in order."""
@@ -77,30 +99,84 @@ class Runner:
         """Who settles a call that entered so many stages, in order."""
         self.running: set[Exchange] = set()
 
+    def begin(self, x: Exchange, asker: Asker) -> bool:
+        """Take the call as far as it goes without waiting for more than its target's whole answer.
+
+        True: the asker was told how it ended, or will be. False: something has to be waited for; `carry` goes on from here.
+        """
+        self._enter(x)
+        try:
+            self._first_to_wait(x)
+            if x.entered != self._depth or not self._start(x, self._came):
+                return False
+            x.asker = asker
+            x.stop = asker.stop
+            return True
+        except GatehouseError as refused:
+            error = refused
+            self._fail(x, refused, streaming=False)
+        except Exception as fault:
+            error = self._fault(x, fault, streaming=False)
+        self._settle(x)
+        asker.ended(error)
+        return True
+
+    def _came(self, x: Exchange, source: Events | None) -> None:
+        """What the last stage, begun without waiting, has come to."""
+        asker = x.asker
+        assert asker is not None
+        if source is None:
+            x.asker = x.stop = None
+            asker.wait()
+            return
+        x.marks.append(self._monotonic())
+        error: GatehouseError | None = None
+        try:
+            events = source
+            for watch in self._watchers[self._depth]:
+                events = watch(x, events)
+            if type(events) is not Single or not isinstance(answer := events.event, Answer) or not asker.take(answer):
+                x.ready = (source, events)
+                x.asker = x.stop = None
+                asker.wait()
+                return
+            if x.outcome is None:
+                x.outcome = Outcome.COMPLETED
+        except GatehouseError as failed:
+            error = failed
+            self._fail(x, failed, streaming=True)
+        except Exception as fault:
+            error = self._fault(x, fault, streaming=True)
+        self._settle(x)
+        asker.ended(error)
+
+    def stopped(self, x: Exchange) -> None:
+        """The call was ended from outside, a step of the loop ago, while no task carried it."""
+        asker = x.asker
+        if asker is None or x not in self.running:
+            return  # it came to its end in the same turn
+        error: UpstreamFailed | None = None
+        if x.outcome is Outcome.DEADLINE:
+            x.error = error = _too_late()
+        self._settle(x)
+        asker.ended(error)
+
     async def carry(self, x: Exchange, deliver: Deliver) -> None:
-        """Run the call to its end; when this returns or raises everything is settled.
+        """Run the call, or the rest of it, to its end; when this returns or raises everything is settled.
 
         Raises:
             GatehouseError: what the caller is to be told; also in `x.error`.
             asyncio.CancelledError: the call was stopped from outside; `x.outcome` says by whom.
         """
-        if x.outcome is not None:
-            raise asyncio.CancelledError(f"ended before it began: {x.outcome}")
+        if not x.entered:
+            self._enter(x)
         x.stop = (x.task or _this_task()).cancel
-        x.clock_start = self._monotonic()
-        x.started_at = self._now()
-        self.running.add(x)
-        source: Events | None = None
-        events: Events | None = None
+        source, events = x.ready or (None, None)
         try:
-            stage = self._first_to_wait(x)
-            while (source := await stage.admit(x)) is None:
-                x.marks.append(self._monotonic())
-                stage = self._first_to_wait(x)
-            x.marks.append(self._monotonic())
-            events = source
-            for watch in self._watchers[x.entered]:
-                events = watch(x, events)
+            if source is None or events is None:
+                events = source = await self._admitted(x)
+                for watch in self._watchers[x.entered]:
+                    events = watch(x, events)
             delivering = deliver(x, events)
             if delivering is not None:
                 await delivering
@@ -115,17 +191,31 @@ class Runner:
                 raise late from None
             raise
         except BaseException as fault:
-            logger.exception("call %s: a fault of ours", x.request_id)
-            internal = Internal("Something went wrong on our side. Quote the request id when you report it.")
-            internal.detail = type(fault).__name__
-            self._fail(x, internal, streaming=source is not None)
-            raise internal from fault
+            raise self._fault(x, fault, streaming=source is not None) from fault
         finally:
             try:
                 if type(events) is not Single or type(source) is not Single:
                     await self._close(x, events, source)
             finally:
                 self._settle(x)
+
+    def _enter(self, x: Exchange) -> None:
+        if x.outcome is not None:
+            raise asyncio.CancelledError(f"ended before it began: {x.outcome}")
+        x.clock_start = self._monotonic()
+        x.started_at = self._now()
+        self.running.add(x)
+
+    async def _admitted(self, x: Exchange) -> Events:
+        """What the first stage that answers gives; from the stage on that is entered already, if any."""
+        if x.outcome is not None:
+            raise asyncio.CancelledError(f"ended before it was carried on: {x.outcome}")
+        stage = self.stages[x.entered - 1] if x.entered else self._first_to_wait(x)
+        while (source := await stage.admit(x)) is None:
+            x.marks.append(self._monotonic())
+            stage = self._first_to_wait(x)
+        x.marks.append(self._monotonic())
+        return source
 
     @staticmethod
     async def _close(x: Exchange, *streams: Events | None) -> None:
@@ -156,6 +246,12 @@ class Runner:
             mark(monotonic())
         raise Internal("No stage answered the call.")
 
+    def _fault(self, x: Exchange, fault: BaseException, *, streaming: bool) -> Internal:
+        logger.error("call %s: a fault of ours", x.request_id, exc_info=fault)
+        internal = Internal("Something went wrong on our side. Quote the request id when you report it.", detail=type(fault).__name__)
+        self._fail(x, internal, streaming=streaming)
+        return internal
+
     @staticmethod
     def _late(x: Exchange) -> UpstreamFailed | None:
         """A call was cancelled: what its caller is told when that was for its deadline."""
@@ -164,7 +260,7 @@ class Runner:
         if x.outcome is not Outcome.DEADLINE:
             return None
         _this_task().uncancel()
-        x.error = late = UpstreamFailed("The call took longer than its deadline.", code="upstream_timeout")
+        x.error = late = _too_late()
         return late
 
     @staticmethod
@@ -191,6 +287,15 @@ class Runner:
 def _never(x: Exchange) -> bool:
     """The `at_once` of a stage that has none."""
     return False
+
+
+def _never_starts(x: Exchange, resume: Resume) -> bool:
+    """The `start` of a stage that has none."""
+    return False
+
+
+def _too_late() -> UpstreamFailed:
+    return UpstreamFailed("The call took longer than its deadline.", code="upstream_timeout")
 
 
 def _this_task() -> "asyncio.Task[object]":

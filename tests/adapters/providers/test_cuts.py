@@ -41,11 +41,14 @@ class Books:
     async def commit(self, x: Exchange) -> None:
         """Nothing to prove here."""
 
-    def opened(self, x: Exchange, target: Target) -> None:
+    def opened(self, x: Exchange, target: Target, refused: object = None) -> None:
         x.attempts += 1
         x.opened = True
         x.target = target
         self.opened_calls += 1
+
+    def not_opened(self, x: Exchange) -> None:
+        """Nothing is refused here."""
 
     async def durable(self) -> None:
         """Memory is durable enough."""

@@ -7,6 +7,7 @@ the frame goes round among those that are good.
 
 import time
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -30,7 +31,7 @@ from gatehouse.core.calls import Call
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Chunk, Event, Events
 from gatehouse.core.plans import Deadlines, Target
-from gatehouse.core.ports import Attempt, Tally
+from gatehouse.core.ports import Asked, Attempt, Tally, Told, Turn
 from gatehouse.core.secrets import Secret
 from gatehouse.core.single import Single
 
@@ -143,6 +144,8 @@ class HttpModel:
         self._heads = [_Heads(self._http, key, codec.stream_type) for key in keys or (None,)]
         self._ring = KeyRing(options.name, len(keys)) if len(keys) > 1 else None
         self._plain = self._ring is None and authoriser is None
+        self.turn: Turn | None = None
+        """The turns of the loop at whose end requests leave; without them nothing can be asked without waiting."""
 
     @property
     def pool(self) -> Pool:
@@ -192,6 +195,29 @@ class HttpModel:
         reply.begin()
         undated = not first[0].created and first[0].dialect[:6] != _OPENAI
         return await _begun(_flow(reply, reader, first, attempt.request_id if undated else ""))
+
+    def ask(self, call: Call, target: Target, attempt: Attempt, told: Told) -> Asked | None:
+        """See `core.ports.Direct`."""
+        form, turn = self._forms.get(call.operation), self.turn
+        if turn is None or not self._plain or call.stream or form is None or form.headers is not None:
+            return None
+        body = form.encode(call, target)
+        prefix, first_byte = self._prepared(form, call, target, attempt, 0)
+        came = partial(self._came, form, call, attempt.request_id, told)
+        return self._http.ask(prefix, body, attempt, turn, came, first_byte=first_byte)
+
+    def _came(self, form: Form, call: Call, request_id: str, told: Told, reply: Reply) -> None:
+        """A reply that was asked for without waiting is whole, or has failed."""
+        event: Event | None = None
+        fault: Exception | None = None
+        if reply.failure is not None:
+            fault = None if reply.stale else reply.failure.error()
+        else:
+            try:
+                event = _dated(self._read_whole(reply, form, call), request_id)
+            except Exception as error:
+                fault = error
+        told(event, fault)
 
     async def ping(self) -> str:
         """ "" when the provider answers and accepts our keys."""

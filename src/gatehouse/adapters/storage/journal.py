@@ -1,8 +1,9 @@
 """The journal of one process: append-only files that outlive it.
 
 An append is one `write` of one frame: when it returns the record survives `kill -9` (not a power cut: for that `sync`
-waits, and all who wait share one flush). The process holds a lock for as long as it lives, so that whoever drains the journal knows
-whether more can come. What cannot be written whole is taken back, so that no torn frame ever stands before a good one.
+waits, and all who wait share one flush). What is posted leaves with all else of its turn of the event loop, in one `write`. The
+process holds a lock for as long as it lives, so that whoever drains the journal knows whether more can come. What cannot be
+written whole is taken back, so that no torn frame ever stands before a good one.
 
     <root>/<incarnation>/owner.lock
     <root>/<incarnation>/<n>.log       n = 1, 2, ...
@@ -13,6 +14,7 @@ import fcntl
 import logging
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ import msgspec
 
 from gatehouse.adapters.storage._frames import HEADER, MAX_PAYLOAD, PREFIX
 from gatehouse.core.errors import Internal, Unavailable
+from gatehouse.core.ports import Turn
 from gatehouse.core.records import Record
 
 logger = logging.getLogger("gatehouse.journal")
@@ -53,6 +56,10 @@ class JournalWriter:
         self._flusher = ThreadPoolExecutor(1, "journal-flush")
         self._unsafe = False
         """A flush failed: nobody can say any more what of the file is on disk."""
+        self._posted: list[tuple[bytes, Callable[[Unavailable], object]]] = []
+        """Frames that leave at the end of this turn, and who is told when they cannot."""
+        self.turn: Turn | None = None
+        """The turns of the loop whose records leave together; None: each leaves by itself."""
         self._file = self._open_next()
 
     @classmethod
@@ -81,11 +88,44 @@ class JournalWriter:
 
     def append(self, record: Record) -> None:
         """See `Journal`."""
+        self._write(self._framed(record))
+
+    def post(self, record: Record, refused: Callable[[Unavailable], object]) -> None:
+        """See `Journal`."""
+        turn = self.turn
+        if turn is None:
+            self.append(record)
+            return
+        frame = self._framed(record)
+        posted = self._posted
+        if not posted:
+            turn.before(self._write_posted)
+        posted.append((frame, refused))
+
+    def _framed(self, record: Record) -> bytes:
         payload = self._encode(record)
         length = len(payload)
         if length > MAX_PAYLOAD:
             raise Internal("A record is too large to keep.", detail=f"{length} bytes")
-        frame = PREFIX.pack(length, crc32(payload, length)) + payload
+        return PREFIX.pack(length, crc32(payload, length)) + payload
+
+    def _write_posted(self) -> None:
+        posted, self._posted = self._posted, []
+        if len(posted) > 1:
+            try:
+                self._write(b"".join([frame for frame, _ in posted]))
+            except Unavailable:
+                pass  # one by one, so that as many as possible are kept and each of the others is told
+            else:
+                return
+        for frame, refused in posted:
+            try:
+                self._write(frame)
+            except Unavailable as error:
+                refused(error)
+
+    def _write(self, frame: bytes) -> None:
+        """Write one frame, or several in one piece: all of it, or nothing."""
         if self._torn:
             self._take_back()
         try:
@@ -134,6 +174,7 @@ class JournalWriter:
         """Flush, and let go of the lock: from here on the journal counts as that of a dead process. A second close is a no-op."""
         if self._file < 0:
             return
+        self._write_posted()
         file, self._file = self._file, -1
         await asyncio.get_running_loop().run_in_executor(self._flusher, self._finish, file)
         self._flusher.shutdown()

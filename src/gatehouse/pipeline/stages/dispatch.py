@@ -11,18 +11,19 @@ What a call used is worked out in `counting`: an answer that was cut off is paid
 answered is not paid for.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
 
 from gatehouse.core.calls import Call
-from gatehouse.core.errors import GatehouseError, UpstreamFailed
-from gatehouse.core.events import Events
+from gatehouse.core.errors import GatehouseError, Unavailable, UpstreamFailed
+from gatehouse.core.events import Event, Events
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Capability, Deadlines, Plan, Target
-from gatehouse.core.ports import Clock, Model, Rng, Tally
+from gatehouse.core.ports import Asked, Clock, Model, Rng, Tally, Told
 from gatehouse.core.single import Single
 from gatehouse.core.usage import Usage, added
 from gatehouse.pipeline.attempt import Attempt, Run, TargetGauges
@@ -34,6 +35,7 @@ from gatehouse.pipeline.ladder import Rungs
 from gatehouse.pipeline.prompts import prompt_tokens
 from gatehouse.pipeline.reliability import Reliability
 from gatehouse.pipeline.retry_budget import RetryBudget
+from gatehouse.pipeline.runner import Resume
 from gatehouse.pipeline.selection import Selector
 from gatehouse.pipeline.target_health import CREDENTIALS, TargetHealth
 from gatehouse.pipeline.target_loads import TargetLoads
@@ -52,6 +54,10 @@ ATTEMPTS_HEADER: Final = "x-gatehouse-attempts"
 """How many attempts there were, when there was more than one."""
 
 
+Ask = Callable[[Call, Target, Attempt, Told], Asked | None]
+"""What a `core.ports.Direct` model has beside `answer`."""
+
+
 class Books(Protocol):
     """What Dispatch needs of whoever keeps the journal."""
 
@@ -61,8 +67,14 @@ class Books(Protocol):
     async def commit(self, x: Exchange) -> None:
         """Make the commitment of a large call beside the loop, before `opened` needs it."""
 
-    def opened(self, x: Exchange, target: Target) -> None:
-        """Write that an attempt at `target` begins: `x.attempts`, `x.target` and `x.opened` say so too."""
+    def opened(self, x: Exchange, target: Target, refused: Callable[[Unavailable], object] | None = None) -> None:
+        """Write that an attempt at `target` begins: `x.attempts`, `x.target` and `x.opened` say so too.
+
+        With `refused` it is written at the end of this turn of the loop, before anything is sent, and that is told if it cannot be.
+        """
+
+    def not_opened(self, x: Exchange) -> None:
+        """Take back what `x` says of an attempt whose record was refused."""
 
     async def durable(self) -> None:
         """Return when what was written is on disk."""
@@ -96,6 +108,7 @@ class Dispatch:
         self._clock = clock
         self._rng = rng
         self._tally = tally
+        self._monotonic = clock.monotonic
         self._deadlines = CallDeadlines(clock)
         self._runs: dict[Exchange, Run] = {}
         self._gauges = TargetGauges(tally)
@@ -130,6 +143,8 @@ class Dispatch:
         assert plan is not None
         tried: set[str] | None = None
         target: Target | None
+        if x in self._runs:
+            return await self._go_on(x, call, plan)
         if len(plan.targets) == 1 and not self._ailing and plan.hedge is None and plan.targets[0].provider in self._models:
             target = plan.targets[0]
         else:
@@ -151,6 +166,9 @@ class Dispatch:
             if run is None:
                 return events
             self._begun(x, run, plan)
+        return await self._counted(x, run, events)
+
+    async def _counted(self, x: Exchange, run: Run, events: Events) -> Events:
         run.begun = True
         if run.ticket is not None:
             run.ticket.began()
@@ -162,6 +180,90 @@ class Dispatch:
         # A generator that was never entered runs no `finally` when it is closed; now it stands at its first yield.
         await stream.asend(None)
         return stream
+
+    def start(self, x: Exchange, resume: Resume) -> bool:
+        """As `admit`, when one target answers that can be asked without waiting. See `runner.Starter`.
+
+        Raises:
+            Unavailable: the journal cannot be written.
+        """
+        call, plan = x.call, x.plan
+        assert call is not None
+        assert plan is not None
+        if call.stream or len(plan.targets) != 1 or self._ailing or plan.hedge is not None or plan.strict_audit or plan.policy in MEASURED:
+            return False
+        target = plan.targets[0]
+        model = self._models.get(target.provider)
+        ask: Ask | None = getattr(model, "ask", None)
+        if ask is None or target.provider in self._slotted or (not x.commitment and self.books.commits_beside(x)):
+            return False
+        run = Run(target.deadlines.total, target)
+        run.model = model
+        run.attempt = attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", target.deadlines, None)
+        attempt.number = x.attempts + 1
+        asked = ask(self._worded(x, call, target, attempt), target, attempt, partial(self._told, x, run))
+        if asked is None:
+            return False
+        try:
+            self.books.opened(x, target, partial(self._refused, x, run))
+        except BaseException:
+            asked.abandon()
+            raise
+        run.asked = asked
+        run.resume = partial(resume, x)
+        run.target = target
+        run.number = x.attempts
+        self._runs[x] = run
+        self._gauges[target.id](1)
+        self._deadlines.start(x, run.seconds)
+        if self._retrying:
+            self._budget.called(plan.model)
+        return True
+
+    def _told(self, x: Exchange, run: Run, event: Event | None, fault: Exception | None) -> None:
+        """What came of a call that was asked without waiting."""
+        if x.outcome is not None:
+            return  # ended from outside in this very turn, and about to be settled
+        run.asked = None
+        plan = x.plan
+        assert plan is not None
+        if event is None:
+            run.failure = fault
+            run.resume(None)
+            return
+        if plan.fallbacks or plan.ladder is not None:
+            self._begun(x, run, plan)
+        run.begun = True
+        x.first_event = self._monotonic() - x.clock_start
+        run.resume(Single(self._counting.whole(x, run, event)))
+
+    def _refused(self, x: Exchange, run: Run, error: Unavailable) -> None:
+        """The attempt cannot be recorded, so it is not made: nothing has left yet."""
+        if run.asked is not None and self._runs.get(x) is run:
+            run.asked.abandon()
+            run.asked = None
+            self.books.not_opened(x)
+            self._release(x, run)
+            run.failure = error
+            if x.outcome is None:
+                run.resume(None)
+
+    async def _go_on(self, x: Exchange, call: Call, plan: Plan) -> Events:
+        """The call was begun without waiting, and now something has to be waited for: it failed, or was never read."""
+        run = self._runs[x]
+        target = run.candidate
+        try:
+            if run.failure is not None:
+                raise run.failure
+            events = await self._ask(x, run, call, target)
+        except UpstreamFailed as error:
+            events = await self._otherwise(x, plan, {target.id}, error)
+        following = self._runs.get(x)
+        if following is None:
+            return events
+        if x.attempts != 1 or plan.fallbacks or plan.ladder is not None:
+            self._begun(x, following, plan)
+        return await self._counted(x, following, events)
 
     async def _otherwise(self, x: Exchange, plan: Plan, tried: set[str], error: UpstreamFailed) -> Events:
         """An attempt failed: the events of the target that begins to answer well after all, or of a lower rung, and then nobody runs."""
@@ -210,6 +312,8 @@ class Dispatch:
         if run is None:
             return
         self._deadlines.stop(x, run.seconds)
+        if run.asked is not None:
+            run.asked.abandon()
         if not run.counted:
             self._counting.account(x, run)
         if x.error is not None or run.probe or self._ailing:
@@ -230,7 +334,7 @@ class Dispatch:
         if plan.strict_audit or target.provider in self._slotted or (not x.commitment and self.books.commits_beside(x)):
             return self._ask_later(x, run, call, plan, target)
         self._open(x, run, target, target.deadlines)
-        return self._told(x, run, call, target)
+        return self._ask(x, run, call, target)
 
     async def _ask_later(self, x: Exchange, run: Run, call: Call, plan: Plan, target: Target) -> Events:
         deadlines = target.deadlines
@@ -241,27 +345,31 @@ class Dispatch:
         self._open(x, run, target, deadlines)
         if plan.strict_audit:
             await self.books.durable()
-        return await self._told(x, run, call, target)
+        return await self._ask(x, run, call, target)
 
     def _open(self, x: Exchange, run: Run, target: Target, deadlines: Deadlines) -> None:
         """From here on an attempt runs, and the journal says so."""
         run.target = target
         run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", deadlines, run.ticket)
+        run.attempt.number = x.attempts + 1
         self._gauges[target.id](1)
         self.books.opened(x, target)
         run.number = x.attempts
 
-    def _told(self, x: Exchange, run: Run, call: Call, target: Target) -> Awaitable[Events]:
+    def _ask(self, x: Exchange, run: Run, call: Call, target: Target) -> Awaitable[Events]:
         """The model is asked, in words that suit the target."""
         assert run.model is not None
         assert run.attempt is not None
+        return run.model.answer(self._worded(x, call, target, run.attempt), target, run.attempt)
+
+    def _worded(self, x: Exchange, call: Call, target: Target, attempt: Attempt) -> Call:
         if call.stream and Capability.STREAM not in target.capabilities:
             call = msgspec.structs.replace(call, stream=False)
         most = target.max_output_tokens
         if most is not None and call.max_tokens is not None and call.max_tokens > most:
             # Held for the largest target of the plan; this one writes less and may refuse a bound beyond its own.
             call = msgspec.structs.replace(call, max_tokens=most)
-        return run.model.answer(self._shown(x, call, target, run.attempt), target, run.attempt)
+        return self._shown(x, call, target, attempt)
 
     async def _pass(self, x: Exchange, run: Run, target: Target) -> Deadlines:
         """Through the target's turnstile; the deadlines that are left then. Raises UpstreamFailed when it turns the call away."""

@@ -22,7 +22,7 @@ from gatehouse.core.ports import Dialect, StreamWriter
 from gatehouse.core.request_ids import RequestIds
 from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import Exchange, Head
-from gatehouse.pipeline.runner import Deliver
+from gatehouse.pipeline.runner import Asker, Deliver
 from gatehouse.wire.http import response
 from gatehouse.wire.http.body import RequestBody
 from gatehouse.wire.http.comments import COMMENT, Comments
@@ -43,6 +43,12 @@ _LIVE: Final = b'{"status":"ok"}'
 
 class Carrier(Protocol):
     """Carries an exchange through the stages: the runner."""
+
+    def begin(self, x: Exchange, asker: Asker) -> bool:
+        """See `gatehouse.pipeline.runner.Runner.begin`."""
+
+    def stopped(self, x: Exchange) -> None:
+        """See `gatehouse.pipeline.runner.Runner.stopped`."""
 
     async def carry(self, x: Exchange, deliver: Deliver) -> None:
         """See `gatehouse.pipeline.runner.Runner.carry`."""
@@ -105,8 +111,8 @@ class DataPlane:
         self._dialect = dialect
         self._ready = ready
         self._new_id = ids.new
-        self.running: dict[Exchange | Errand | Once, asyncio.Task[None]] = {}
-        """The calls (and errands) whose answer is not out yet, and what carries them."""
+        self.running: dict[Exchange | Errand | Once, asyncio.Task[None] | None] = {}
+        """The calls (and errands) whose answer is not out yet, and what carries them, unless that is their target's answer."""
         self.draining = False
         self.emptied: Callable[[], object] = lambda: None
         """Called when the last running exchange has ended while draining."""
@@ -125,8 +131,10 @@ class DataPlane:
         else:
             x = self._exchange(connection, head, body, route)
             connection.exchange = x
-            # Spawn would keep a second reference and log what `carry` never raises: a microsecond of every call.
-            x.task = self.running[x] = connection.loop.create_task(_Reply(self, connection, x).carry(), name="call")
+            self.running[x] = None
+            reply = _Reply(self, connection, x, connection.loop)
+            if not self.runner.begin(x, reply):
+                reply.wait()
 
     def _exchange(self, connection: Connection, head: RequestHead, body: RequestBody, route: Route) -> Exchange:
         """The call that a request asks for."""
@@ -142,7 +150,7 @@ class DataPlane:
         """Start what answers a request that may have been asked before."""
 
         def carry(replier: Replier, x: Exchange) -> Coroutine[Any, Any, None]:
-            return _Reply(self, replier, x).carry()
+            return _Reply(self, replier, x, connection.loop).carry()
 
         def refuse(error: GatehouseError, status: int | None) -> None:
             self._refuse(connection, error, x.dialect, status=status)
@@ -244,22 +252,62 @@ class DataPlane:
 
 
 class _Reply:
-    """One call on its way: from the runner's events to the client's bytes."""
+    """One call on its way: from the runner's events to the client's bytes. Implements `pipeline.runner.Asker`."""
 
-    __slots__ = ("_connection", "_payload", "_plane", "_stream", "_writer", "_written", "_x")
+    __slots__ = ("_connection", "_loop", "_payload", "_plane", "_stream", "_writer", "_written", "_x")
 
-    def __init__(self, plane: DataPlane, connection: Replier, x: Exchange) -> None:
+    def __init__(self, plane: DataPlane, connection: Replier, x: Exchange, loop: asyncio.AbstractEventLoop) -> None:
         self._plane = plane
         self._connection = connection
         self._x = x
+        self._loop = loop
         self._payload = b""
         self._stream: Outlet | None = None
         self._writer: StreamWriter | None = None
         self._written = 0
         """How often the stream had something to write at the last beat."""
 
+    # Without a task, as long as nothing but the target's answer is waited for.
+
+    def take(self, answer: Answer) -> bool:
+        """See `Asker`."""
+        x = self._x
+        call = x.call
+        if call is None or call.stream:
+            return False
+        x.answer = answer
+        self._payload = x.dialect.encode_answer(answer, call)
+        return True
+
+    def ended(self, error: GatehouseError | None) -> None:
+        """See `Asker`."""
+        x = self._x
+        try:
+            if error is not None:
+                self._fail(error)
+            elif x.outcome is Outcome.COMPLETED:
+                self._connection.answer(200, response.JSON + _fields(x, format_usd(x.charge)), self._payload)
+            else:
+                self._stopped()
+        except Exception:
+            logger.exception("call %s: its answer could not be written", x.request_id)
+            self._connection.abort()
+        finally:
+            self._plane.ended(x)
+
+    def stop(self) -> None:
+        """See `Asker`."""
+        self._loop.call_soon(self._plane.runner.stopped, self._x)
+
+    def wait(self) -> None:
+        """See `Asker`."""
+        # Spawn would keep a second reference and log what `carry` never raises.
+        self._x.task = self._plane.running[self._x] = self._loop.create_task(self.carry(), name="call")
+
+    # In a task, when something has to be waited for.
+
     async def carry(self) -> None:
-        """Run the call and answer it, whatever becomes of it."""
+        """Run the call, or the rest of it, and answer it, whatever becomes of it."""
         x = self._x
         comments = self._plane.comments
         pulse = None if comments is None else comments.watch(self._beat)

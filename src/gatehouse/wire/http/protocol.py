@@ -14,6 +14,7 @@ from typing import Final, Protocol, cast
 
 from gatehouse.core.errors import GatehouseError, Timeout
 from gatehouse.core.outcome import Outcome
+from gatehouse.core.ports import Turn
 from gatehouse.wire.http import response
 from gatehouse.wire.http.body import RequestBody
 from gatehouse.wire.http.head import HeadReader, KnownHead, Refused, RequestHead, malformed
@@ -58,10 +59,12 @@ class Application(Protocol):
 class Shared:
     """What the connections of one server have in common. `now` and `date` are set by the server's one timer."""
 
-    __slots__ = ("application", "connections", "date", "draining", "freed", "heads", "limits", "now", "refused")
+    __slots__ = ("application", "connections", "date", "draining", "freed", "heads", "limits", "now", "refused", "turn")
 
-    def __init__(self, application: Application, limits: HttpLimits, now: float, date: bytes) -> None:
+    def __init__(self, application: Application, limits: HttpLimits, now: float, date: bytes, turn: Turn | None = None) -> None:
         self.application = application
+        self.turn = turn
+        """The turns of the loop whose whole answers leave together; None: each leaves by itself."""
         self.limits = limits
         self.heads = HeadReader(limits)
         self.now = now
@@ -97,6 +100,7 @@ class Connection(asyncio.Protocol):
         "_input",
         "_known",
         "_limits",
+        "_owed",
         "_paused",
         "_phase",
         "_request",
@@ -133,6 +137,8 @@ class Connection(asyncio.Protocol):
         """The socket is not read."""
         self._paused = False
         """The transport holds more unsent bytes than it should."""
+        self._owed = False
+        """An answer leaves at the end of this turn."""
         self._unsent = 0
         """How many bytes the slow client had to take when its time began."""
         self._until = NEVER
@@ -307,6 +313,8 @@ class Connection(asyncio.Protocol):
         if head.expects and not self._continued:
             self._continued = True
             if not body.started:
+                if self._owed:
+                    self.settle()
                 self._transport.write(response.CONTINUE)
         self._until = self._shared.due(self._limits.body_seconds)
         self.deadline = min(self._shared.due(self._limits.body_idle_seconds), self._until)
@@ -332,13 +340,32 @@ class Connection(asyncio.Protocol):
             return  # the client has left
         keep = not close and self._persistent(request)
         lines = self._shared.date + fields if keep else self._shared.date + fields + response.CLOSE
-        self._transport.write(response.whole(status, lines, payload, bodiless=request.method == "HEAD"))
+        data = response.whole(status, lines, payload, bodiless=request.method == "HEAD")
+        turn = self._shared.turn
+        if turn is None:
+            self._transport.write(data)
+        else:
+            self._owed = True
+            turn.send(self._send, data)
         self.answered(keep=keep)
+
+    def _send(self, data: bytes) -> None:
+        """The turn is over: what is recorded of this answer is in the journal."""
+        self._owed = False
+        if self._phase != _GONE:
+            self._transport.write(data)
+
+    def settle(self) -> None:
+        """Nothing that is owed may be overtaken by what is written now, and nothing recorded by what is sent."""
+        if self._shared.turn is not None:
+            self._shared.turn.end()
 
     def stream(self, fields: bytes) -> Stream:
         """Begin a streamed answer to the current request."""
         request = self._request
         assert request is not None
+        if self._owed:
+            self.settle()
         keep = self._persistent(request)
         lines = response.STATUS_LINES[200] + self._shared.date + fields
         if request.minor:
@@ -406,6 +433,8 @@ class Connection(asyncio.Protocol):
     def _refuse(self, refused: Refused) -> None:
         """Say what is wrong with what came in place of a request, and be done with this connection."""
         self._shared.refused(refused.error.code)
+        if self._owed:
+            self.settle()
         fields, payload = self._shared.application.refusal(refused.error)
         self._transport.write(response.whole(refused.status, self._shared.date + fields + response.CLOSE, payload))
         self._close(linger=True)
@@ -459,6 +488,8 @@ class Connection(asyncio.Protocol):
 
     def _close(self, *, linger: bool) -> None:
         """Close when everything is sent. With `linger`, keep reading (and dropping) for a moment: a reset would overtake our last word."""
+        if self._owed:
+            self.settle()
         self._phase = _CLOSING
         self._input = b""
         self._body = None

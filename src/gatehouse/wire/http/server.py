@@ -7,7 +7,7 @@ from typing import Final
 
 from gatehouse.core.errors import Unavailable
 from gatehouse.core.outcome import Outcome
-from gatehouse.core.ports import Clock, Spawn, Timer
+from gatehouse.core.ports import Clock, Spawn, Timer, Turn
 from gatehouse.wire.http import response
 from gatehouse.wire.http.acceptor import Acceptor
 from gatehouse.wire.http.data_plane import DataPlane
@@ -22,12 +22,12 @@ _LAST_WORDS: Final = 5.0
 class DataServer:
     """Serves `application` on listening sockets of the running loop."""
 
-    def __init__(self, application: DataPlane, limits: HttpLimits, clock: Clock, spawn: Spawn) -> None:
+    def __init__(self, application: DataPlane, limits: HttpLimits, clock: Clock, spawn: Spawn, turn: Turn | None = None) -> None:
         self._application = application
         self._limits = limits
         self._clock = clock
         self._spawn = spawn
-        self._shared = Shared(application, limits, clock.monotonic(), response.date_line(clock.now()))
+        self._shared = Shared(application, limits, clock.monotonic(), response.date_line(clock.now()), turn)
         self._acceptor: Acceptor | None = None
         self._timer: Timer | None = None
         self._tls: Tls | None = None

@@ -27,6 +27,9 @@ class Channel(Protocol):
     def answered(self, *, keep: bool) -> None:
         """The last byte was written."""
 
+    def settle(self) -> None:
+        """Let what is recorded get into the journal, and what is owed leave, before anything else is written."""
+
 
 class Stream:
     """Frames of one answer on their way out. Its head leaves with the first of them."""
@@ -76,6 +79,7 @@ class Stream:
             return
         if tail:
             self._frames.append(tail)
+        self._channel.settle()
         self._flush(last=True)
         self._channel.answered(keep=self._keep and not broken)
 

@@ -4,7 +4,7 @@ Redirects are not followed, nothing of a caller's request but its body goes out,
 when it is certain that the first copy was never read to its end.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -15,7 +15,7 @@ from gatehouse.adapters.providers._http.origin import BaseUrl, Credentials, chec
 from gatehouse.adapters.providers._http.pool import Pool, PoolOptions
 from gatehouse.adapters.providers._http.reply import Reply
 from gatehouse.adapters.providers._http.tunnel import ProxyServer
-from gatehouse.core.ports import Attempt
+from gatehouse.core.ports import Attempt, Turn
 from gatehouse.core.secrets import Secret
 
 _MAX_ANSWER: Final = 32 * 1024 * 1024
@@ -95,12 +95,7 @@ class HttpClient:
         Raises:
             UpstreamFailed: no connection, no answer in time, or none that is proper HTTP.
         """
-        request_id = attempt.request_id
-        if not (request_id.isascii() and request_id.isprintable()):
-            raise ValueError("a request id must be printable ASCII")
-        head = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prefix.head, more, request_id.encode(), len(body))
-        if attempt.traceparent:
-            head = b"%btraceparent: %b\r\n\r\n" % (head[:-2], attempt.traceparent.encode())
+        head = _head(prefix, more, attempt, len(body))
         deadlines = attempt.deadlines
         request = Request(head, body, first_byte, deadlines)
         connection = self.pool.at_hand()
@@ -131,9 +126,36 @@ class HttpClient:
             raise
         return reply
 
+    def ask(
+        self, prefix: Prefix, body: bytes, attempt: Attempt, turn: Turn, told: Callable[[Reply], None], *, first_byte: float
+    ) -> Reply | None:
+        """Send a request at the end of `turn`; `told` is called with its reply when that is whole or has failed.
+
+        A reply that failed and is `stale` was never read, and may be asked again. None, with nothing done, when no connection is free.
+        """
+        connection = self.pool.at_hand()
+        if connection is None:
+            return None
+        options = self._options
+        reply = Reply(streams=False, limit=options.max_answer, stream_type=options.stream_type)
+        reply.told = told
+        connection.begin(reply, Request(_head(prefix, b"", attempt, len(body)), body, first_byte, attempt.deadlines, attempt), turn)
+        return reply
+
     async def close(self) -> None:
         """Close every connection, those in use too."""
         self.pool.close()
+
+
+def _head(prefix: Prefix, more: bytes, attempt: Attempt, size: int) -> bytes:
+    """A whole head before a body of `size` bytes."""
+    request_id = attempt.request_id
+    if not (request_id.isascii() and request_id.isprintable()):
+        raise ValueError("a request id must be printable ASCII")
+    head = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prefix.head, more, request_id.encode(), size)
+    if attempt.traceparent:
+        head = b"%btraceparent: %b\r\n\r\n" % (head[:-2], attempt.traceparent.encode())
+    return head
 
 
 def written(headers: Iterable[tuple[str, str]]) -> bytes:

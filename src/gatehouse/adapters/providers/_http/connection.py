@@ -16,6 +16,7 @@ import msgspec
 
 from gatehouse.adapters.providers._http.reply import HIGH_WATER, Failure, Reply
 from gatehouse.core.plans import Deadlines
+from gatehouse.core.ports import Attempt, Turn
 
 MAX_OVERHEAD: Final = HIGH_WATER + 65_536
 """Bytes of head, trailer and framing of one answer; a read may bring that much of the body along with the head."""
@@ -50,6 +51,8 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes
     first_byte: float
     deadlines: Deadlines
+    attempt: Attempt | None = None
+    """Told when the request leaves, where that is later."""
 
     def __repr__(self) -> str:
         # The head holds a credential and the body what somebody asked.
@@ -98,8 +101,8 @@ class Connection(asyncio.Protocol):
 
     # --- a request -------------------------------------------------------------------------------------------------
 
-    def begin(self, reply: Reply, request: Request) -> None:
-        """Write `request` and let its answer fill `reply`. The connection must be usable."""
+    def begin(self, reply: Reply, request: Request, turn: Turn | None = None) -> None:
+        """Write `request`, now or at the end of `turn`, and let its answer fill `reply`. The connection must be usable."""
         transport = self._transport
         assert transport is not None
         self._reply = reply
@@ -119,11 +122,21 @@ class Connection(asyncio.Protocol):
         # Armed at the shortest of its phases, so that moving to the next phase never needs an earlier one.
         idle = now + deadlines.idle
         self._arm(deadline if deadline < idle else idle)
-        if len(body) < _JOIN_BELOW:
+        if turn is not None:
+            turn.send(self._send, head + body)
+        elif len(body) < _JOIN_BELOW:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
         self._written += len(head) + len(body)
+
+    def _send(self, data: bytes) -> None:
+        """The turn is over; unless whoever asked has left in it, the request goes out."""
+        request, transport = self._request, self._transport
+        if request is not None and transport is not None:
+            if request.attempt is not None:
+                request.attempt.sent = True
+            transport.write(data)
 
     def begun(self) -> None:
         """The answer proper has begun."""
@@ -291,12 +304,13 @@ class Connection(asyncio.Protocol):
         assert transport is not None
         self._reply = None
         self._request = None
-        reply.end()
         if not self._keep or transport.get_write_buffer_size():
             # The other side wants no more, or answered before it had read all: what it would read next is not a request.
             self.abort()
         else:
             self._owner.free(self)
+        # Last: whoever is told may ask again at once.
+        reply.end()
 
     def _fail(self, code: str, message: str, detail: str) -> None:
         reply = self._reply

@@ -5,6 +5,7 @@ so that a burst costs one wake-up. What is buffered is bounded: beyond it the co
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -71,6 +72,7 @@ class Reply:
         "stream_type",
         "streaming",
         "streams",
+        "told",
     )
 
     def __init__(self, *, streams: bool, limit: int, stream_type: bytes = b"text/event-stream") -> None:
@@ -86,6 +88,8 @@ class Reply:
         """The answer proper has begun: from now on only silence between two pieces is bounded."""
         self.complete = False
         self.failure: Failure | None = None
+        self.told: Callable[[Reply], None] | None = None
+        """Called once when it is whole or has failed: for a reader that does not wait."""
         self.stale = False
         """A kept connection had been closed before the request could be processed: another connection may be tried."""
         self.paused = False
@@ -168,6 +172,7 @@ class Reply:
 
     def abandon(self) -> None:
         """Close the connection at once unless the answer has ended; a no-op after `finish`."""
+        self.told = None
         if not self.complete and not self.drained and self._line is not None:
             self._line.abort()
 
@@ -200,6 +205,11 @@ class Reply:
 
     def wake(self) -> None:
         """Let the reader look."""
+        told = self.told
+        if told is not None:
+            self.told = None
+            told(self)
+            return
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
