@@ -39,6 +39,9 @@ from gatehouse.wire.http.tls import Tls, tls_context
 
 logger = logging.getLogger("gatehouse.worker")
 
+_YOUNG_OBJECTS = 20_000
+"""How many more objects there have to be before the collector looks for circles among them: some megabytes."""
+
 
 class WorkerPlane:
     """Implements `processes.worker.Plane`."""
@@ -197,6 +200,8 @@ def worker_main(words: list[str]) -> None:
     # What was imported lives as long as the process: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
+    # What a call leaves behind goes with its last reference. At the usual threshold each turn of some calls would begin a collection.
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
 
     async def build(client: StewardClient, message: Configure) -> WorkerPlane:
         return WorkerPlane(client, message, incarnation, data_dir)

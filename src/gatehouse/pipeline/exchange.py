@@ -1,7 +1,7 @@
 """The exchange: everything known of one call while it runs. Stages read what earlier ones wrote; nothing outlives the call."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -29,6 +29,8 @@ class Head(msgspec.Struct, frozen=True):
     headers: dict[bytes, bytes]
     credentials: tuple[bytes, ...] = ()
     peer: str = ""
+    seen: dict[str, Any] = {}
+    """What stages found out about it, for as long as its connection says the same again."""
 
     def __repr__(self) -> str:
         return f"Head({self.method} {self.path} from {self.peer})"

@@ -276,7 +276,7 @@ class Runner:
 
     def _settle(self, x: Exchange) -> None:
         self.running.discard(x)
-        x.stop = None
+        x.stop = x.asker = None  # who asked holds the exchange: no circle is left for the collector
         for stage in self._settlers[x.entered]:
             try:
                 stage.settle(x)

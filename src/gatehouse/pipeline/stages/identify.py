@@ -4,6 +4,7 @@
 key came in. There is no fall-through: a key that fails ends the call, and nobody ever runs under an empty identity.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +17,7 @@ from gatehouse.pipeline.runner import nothing_held
 
 NO_KEY: Final = "No API key was sent. Send it as `Authorization: Bearer <key>` or `x-api-key: <key>`."
 BAD_KEY: Final = "The API key is not valid. It may be mistyped, unknown, revoked or expired."
+_SEEN: Final = "identify"
 TWO_KEYS: Final = "Two different API keys were sent. Send one, in one header."
 
 
@@ -49,6 +51,22 @@ def _the_one(credentials: tuple[bytes, ...]) -> bytes:
     return key
 
 
+class _Seen:
+    """A key that was found good: it stays so while the directory holds the very same record, up to `until`.
+
+    It is kept with the head that the key came in, which is known by its bytes; so a connection that says the same again is
+    spared the digest, and nothing else.
+    """
+
+    __slots__ = ("checker", "key_id", "record", "until")
+
+    def __init__(self, record: KeyRecord, key_id: str, until: float, checker: KeyChecker) -> None:
+        self.record = record
+        self.key_id = key_id
+        self.until = until
+        self.checker = checker
+
+
 class Identify:
     """Sets `x.principal`."""
 
@@ -67,12 +85,22 @@ class Identify:
 
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, with a key whose record is at hand."""
+        seen: _Seen | None = x.head.seen.get(_SEEN)
+        now = x.started_at or self._now()
+        if seen is not None and seen.checker is self._checker and now < seen.until and self._at_hand(seen.key_id) is seen.record:
+            x.principal = seen.record.principal
+            return True
         key = _the_one(x.head.credentials)
         # Whether the whole is well-formed need not be asked where the whole is compared with a digest below.
-        record = self._at_hand(key[ID_AT].decode("latin-1"))
-        if record is None or not self._checker.accepts(record, self._checker.digest(key), self._now()):
+        key_id = key[ID_AT].decode("latin-1")
+        record = self._at_hand(key_id)
+        if record is None or not self._checker.accepts(record, self._checker.digest(key), now):
             return False  # unknown, stale, not good, or no key of ours: whoever can wait finds out
         x.principal = record.principal
+        if record.previous_until <= now:
+            # A secret that was rotated away is looked at each time.
+            expires = record.principal.expires_at
+            x.head.seen[_SEEN] = _Seen(record, key_id, math.inf if expires is None else expires, self._checker)
         return True
 
 

@@ -1,7 +1,7 @@
 """A request's body: nothing of it is asked for until a stage reads it, so nobody unauthenticated makes us take in or parse much."""
 
 import asyncio
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from gatehouse.core.errors import GatehouseError, InvalidRequest, TooLarge
 from gatehouse.wire.http.chunks import Dechunker
@@ -9,6 +9,45 @@ from gatehouse.wire.http.head import CHUNKED, Refused, RequestHead
 
 _SMALL: Final = 256
 """Pieces that may wait before they are joined."""
+
+
+class Body(Protocol):
+    """What a connection and those who answer its requests ask of a body."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is here."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it can never be complete."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for more of it."""
+
+    @property
+    def started(self) -> bool:
+        """Whether any of it has come."""
+
+    @property
+    def remaining(self) -> int | None:
+        """Bytes still to come; None when only the sender knows."""
+
+    def at_hand(self, limit: int) -> bytes | None:
+        """See `gatehouse.core.ports.Body`."""
+
+    async def read(self, limit: int) -> bytes:
+        """See `gatehouse.core.ports.Body`."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what has come; what stands after the end of the body comes back."""
+
+    def abandon(self) -> None:
+        """Nobody wants it any more."""
+
+    def fail(self, error: GatehouseError) -> None:
+        """It will never be complete."""
 
 
 class Sender(Protocol):
@@ -99,12 +138,7 @@ class RequestBody:
             Timeout: the sender was too slow.
             InvalidRequest: compressed, or broken framing.
         """
-        if self._encoding is not None and self._encoding.lower() != b"identity":
-            raise InvalidRequest(
-                "Compressed request bodies are not accepted; send it without Content-Encoding.",
-                code="unsupported_encoding",
-                param="content-encoding",
-            )
+        _check_encoding(self._encoding)
         if self._size + self._remaining > limit:
             self.fail(_too_large(limit))
         if self._fault is not None:
@@ -179,6 +213,54 @@ class RequestBody:
         self._joined = 0
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(error)
+
+
+class WholeBody:
+    """As `RequestBody`, of a body that came whole with its head: nothing is waited for, nothing can go wrong with its framing."""
+
+    __slots__ = ("_content", "_encoding")
+
+    complete: ClassVar[bool] = True
+    failed: ClassVar[bool] = False
+    waiting: ClassVar[bool] = False
+    started: ClassVar[bool] = True
+    remaining: ClassVar[int] = 0
+
+    def __init__(self, content: bytes, encoding: bytes | None) -> None:
+        self._content = content
+        self._encoding = encoding
+
+    def at_hand(self, limit: int) -> bytes | None:
+        """See `gatehouse.core.ports.Body`."""
+        content = self._content
+        return None if self._encoding is not None or len(content) > limit else content
+
+    async def read(self, limit: int) -> bytes:
+        """See `RequestBody.read`."""
+        _check_encoding(self._encoding)
+        if len(self._content) > limit:
+            raise _too_large(limit)
+        return self._content
+
+    def feed(self, data: bytes) -> bytes:
+        """It is complete: all of `data` comes after it."""
+        return data
+
+    def abandon(self) -> None:
+        """Nobody wants it any more."""
+        self._content = b""
+
+    def fail(self, error: GatehouseError) -> None:
+        """It is here: whoever reads it reads it."""
+
+
+def _check_encoding(encoding: bytes | None) -> None:
+    if encoding is not None and encoding.lower() != b"identity":
+        raise InvalidRequest(
+            "Compressed request bodies are not accepted; send it without Content-Encoding.",
+            code="unsupported_encoding",
+            param="content-encoding",
+        )
 
 
 def _too_large(limit: int) -> TooLarge:

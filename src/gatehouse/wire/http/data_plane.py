@@ -24,7 +24,7 @@ from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Asker, Deliver
 from gatehouse.wire.http import response
-from gatehouse.wire.http.body import RequestBody
+from gatehouse.wire.http.body import Body
 from gatehouse.wire.http.comments import COMMENT, Comments
 from gatehouse.wire.http.endpoints import Arrived, Endpoint, Endpoints, Errand
 from gatehouse.wire.http.forwarded import TrustedProxies
@@ -117,7 +117,7 @@ class DataPlane:
         self.emptied: Callable[[], object] = lambda: None
         """Called when the last running exchange has ended while draining."""
 
-    def serve(self, connection: Connection, head: RequestHead, body: RequestBody) -> None:
+    def serve(self, connection: Connection, head: RequestHead, body: Body) -> None:
         """Start the call the request asks for, or answer at once what is no call."""
         route = self._routes.get(head.path)
         if route is None:
@@ -136,12 +136,12 @@ class DataPlane:
             if not self.runner.begin(x, reply):
                 reply.wait()
 
-    def _exchange(self, connection: Connection, head: RequestHead, body: RequestBody, route: Route) -> Exchange:
+    def _exchange(self, connection: Connection, head: RequestHead, body: Body, route: Route) -> Exchange:
         """The call that a request asks for."""
         peer = connection.peer
         if self._proxies is not None:
             peer = self._proxies.client(peer, head.headers.get(b"x-forwarded-for"))
-        x = Exchange(self._new_id(), Head(head.method, head.path, head.headers, head.credentials, peer), body, route.dialect)
+        x = Exchange(self._new_id(), Head(head.method, head.path, head.headers, head.credentials, peer, head.seen), body, route.dialect)
         if route.id_header:
             x.headers[route.id_header] = x.request_id
         return x
@@ -177,7 +177,7 @@ class DataPlane:
         if self.draining and not self.running:
             self.emptied()
 
-    def _serve_other(self, connection: Connection, head: RequestHead, body: RequestBody) -> None:
+    def _serve_other(self, connection: Connection, head: RequestHead, body: Body) -> None:
         """Health, what is no call, and what is not here."""
         health = self._health.get(head.path)
         if health is not None:
@@ -194,7 +194,7 @@ class DataPlane:
             error = NotFound(f"There is nothing at {head.path[:100]} here. This port serves {self._known()}.", code="unknown_path")
             self._refuse(connection, error, dialect)
 
-    def _errand(self, connection: Connection, head: RequestHead, body: RequestBody, methods: Mapping[str, Endpoint], name: str) -> None:
+    def _errand(self, connection: Connection, head: RequestHead, body: Body, methods: Mapping[str, Endpoint], name: str) -> None:
         """Start what answers a request that is no call."""
         endpoint = methods.get("GET" if head.method == "HEAD" else head.method)
         dialect = next(iter(methods.values())).dialect if endpoint is None else endpoint.dialect
@@ -251,21 +251,18 @@ class DataPlane:
         connection.answer(status or said, response.JSON + response.field_lines(lines), payload, close=close or said in (408, 413))
 
 
-class _Reply:
+class _Reply(msgspec.Struct, eq=False):
     """One call on its way: from the runner's events to the client's bytes. Implements `pipeline.runner.Asker`."""
 
-    __slots__ = ("_connection", "_loop", "_payload", "_plane", "_stream", "_writer", "_written", "_x")
-
-    def __init__(self, plane: DataPlane, connection: Replier, x: Exchange, loop: asyncio.AbstractEventLoop) -> None:
-        self._plane = plane
-        self._connection = connection
-        self._x = x
-        self._loop = loop
-        self._payload = b""
-        self._stream: Outlet | None = None
-        self._writer: StreamWriter | None = None
-        self._written = 0
-        """How often the stream had something to write at the last beat."""
+    _plane: DataPlane
+    _connection: Replier
+    _x: Exchange
+    _loop: asyncio.AbstractEventLoop
+    _payload: bytes = b""
+    _stream: Outlet | None = None
+    _writer: StreamWriter | None = None
+    _written: int = 0
+    """How often the stream had something to write at the last beat."""
 
     # Without a task, as long as nothing but the target's answer is waited for.
 

@@ -18,7 +18,7 @@ from gatehouse.core.identity import Permission, Principal
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Dialect
 from gatehouse.wire.http import response
-from gatehouse.wire.http.body import RequestBody
+from gatehouse.wire.http.body import Body
 from gatehouse.wire.http.head import RequestHead
 from gatehouse.wire.http.protocol import Connection
 from gatehouse.wire.http.refusals import advice, shutting_down
@@ -41,7 +41,7 @@ class Asked(msgspec.Struct, frozen=True):
     """The path's id segment, decoded; "" where the path has none."""
     dialect: Dialect
     request_id: str
-    body: RequestBody
+    body: Body
     limit: int
     """Bytes of body that this caller may send."""
 
@@ -243,4 +243,4 @@ class Arrived(msgspec.Struct, frozen=True):
     id: str
     dialect: Dialect
     request_id: str
-    body: RequestBody
+    body: Body

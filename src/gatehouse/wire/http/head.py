@@ -6,7 +6,7 @@ credentials, and a head that is refused ends its connection.
 """
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
@@ -62,6 +62,8 @@ class RequestHead(msgspec.Struct, frozen=True):
     keep_alive: bool
     expects: bool
     """The sender waits for `100 Continue` before it sends the body."""
+    seen: dict[str, Any] = {}
+    """What was found out about this head, for as long as its connection says the same again."""
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method} {self.path})"
@@ -88,13 +90,16 @@ class KnownHead:
     Only short heads are kept, and only until their connection's next one.
     """
 
-    __slots__ = ("_after", "_before", "_digits", "_head")
+    __slots__ = ("_after", "_before", "_digits", "head", "raw")
 
     def __init__(self, before: bytes, digits: bytes, after: bytes, head: RequestHead) -> None:
+        self.raw = before + digits + after
+        """Its bytes."""
+        self.head = head
+        """What they mean."""
         self._before = before
         self._digits = digits
         self._after = after
-        self._head = head
 
     @classmethod
     def of(cls, raw: bytes, head: RequestHead) -> "KnownHead | None":
@@ -112,10 +117,10 @@ class KnownHead:
         if not raw.startswith(before) or not raw.endswith(after) or len(raw) < len(before) + len(after):
             return None
         if digits == self._digits:
-            return self._head
+            return self.head
         if not digits.isdigit() or len(digits) > _LONGEST_LENGTH:
             return None
-        head = self._head
+        head = self.head
         return replace(head, headers={**head.headers, b"content-length": digits}, length=int(digits))
 
 

@@ -16,7 +16,7 @@ from gatehouse.core.errors import GatehouseError, Timeout
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Turn
 from gatehouse.wire.http import response
-from gatehouse.wire.http.body import RequestBody
+from gatehouse.wire.http.body import Body, RequestBody, WholeBody
 from gatehouse.wire.http.head import HeadReader, KnownHead, Refused, RequestHead, malformed
 from gatehouse.wire.http.limits import HttpLimits
 from gatehouse.wire.http.stream import Stream
@@ -49,7 +49,7 @@ class Running(Protocol):
 class Application(Protocol):
     """What stands behind the connections."""
 
-    def serve(self, connection: "Connection", head: RequestHead, body: RequestBody) -> None:
+    def serve(self, connection: "Connection", head: RequestHead, body: Body) -> None:
         """Answer the request through the connection, now or later. Never raises."""
 
     def refusal(self, error: GatehouseError) -> tuple[bytes, bytes]:
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
         self._known: KnownHead | None = None
         """The head before: clients say the same again and again."""
         self._request: RequestHead | None = None
-        self._body: RequestBody | None = None
+        self._body: Body | None = None
         self._continued = False
         self._held = False
         """The socket is not read."""
@@ -231,19 +231,17 @@ class Connection(asyncio.Protocol):
                 start = self._at
                 if data.startswith(b"\r\n", start):
                     start += 2  # one empty line before a request is what careless senders leave behind a body
-                end = data.find(b"\r\n\r\n", self._scanned or start) + 4
-                if end == 3:
-                    self._partial_head(data, start)
-                    return
-                if end - start > self._limits.head_bytes:
-                    raise self._too_long()
-                self._scanned = 0
-                self._at = end
-                raw = data[start:end]
                 known = self._known
-                if known is None or (head := known.again(raw)) is None:
-                    head = self._shared.heads.read(raw)
-                    self._known = KnownHead.of(raw, head)
+                if known is not None and data.startswith(known.raw, start):
+                    # The same head again, byte for byte.
+                    head = known.head
+                    self._at = start + len(known.raw)
+                else:
+                    read = self._read_head(data, start)
+                    if read is None:
+                        return
+                    head = read
+                self._scanned = 0
                 self._begin(head)
         except Refused as refused:
             self._refuse(refused)
@@ -251,6 +249,22 @@ class Connection(asyncio.Protocol):
             self._advancing = False
             if not self._scanned and len(self._input) - self._at > self._limits.read_ahead:
                 self.hold()  # stopped before the end: by its turns, by a client that does not read, or by a call that runs
+
+    def _read_head(self, data: bytes, start: int) -> RequestHead | None:
+        """The head that begins at `start`; None when only a part of it is here. Raises Refused."""
+        end = data.find(b"\r\n\r\n", self._scanned or start) + 4
+        if end == 3:
+            self._partial_head(data, start)
+            return None
+        if end - start > self._limits.head_bytes:
+            raise self._too_long()
+        self._at = end
+        raw = data[start:end]
+        known = self._known
+        if known is None or (head := known.again(raw)) is None:
+            head = self._shared.heads.read(raw)
+            self._known = KnownHead.of(raw, head)
+        return head
 
     def _partial_head(self, data: bytes, start: int) -> None:
         """Part of a head is here: wait for the rest, unless it already cannot become one."""
@@ -274,16 +288,26 @@ class Connection(asyncio.Protocol):
         self.deadline = NEVER
         self._request = head
         self._continued = False
-        body = self._body = RequestBody(self, head, self._limits.read_ahead)
         data = self._input
         at = self._at
-        if at == len(data):
-            self._input = b""
+        length = head.length
+        end = at + length
+        body: Body
+        if 0 < length <= self._limits.read_ahead and end <= len(data):
+            # As of nearly every call: the whole body came with its head.
+            body = WholeBody(data[at:end], head.headers.get(b"content-encoding"))
+            self._input = data[end:]
             self._at = 0
-        elif not body.complete:
-            self._input = b""
-            self._at = 0
-            self._input = body.feed(data[at:])
+        else:
+            body = RequestBody(self, head, self._limits.read_ahead)
+            if at == len(data):
+                self._input = b""
+                self._at = 0
+            elif not body.complete:
+                self._input = b""
+                self._at = 0
+                self._input = body.feed(data[at:])
+        self._body = body
         self._phase = _FULL if body.complete else _BODY
         self._shared.application.serve(self, head, body)
 
