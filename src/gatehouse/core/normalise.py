@@ -94,9 +94,8 @@ class Normaliser:
     def fold(self, text: str) -> str:
         """The canonical view; `text` itself (the same object) when folding changes nothing."""
         if text.isascii():
-            if text.isprintable() if len(text) < 64 else _is_clean(text):
-                return text
-            if _is_clean(text):
+            encoded = text.encode()
+            if encoded.translate(None, _CONTROLS) == encoded:
                 return text
         folded = text.translate(self._table)
         return text if folded == text else folded

@@ -3,30 +3,30 @@
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from gatehouse.core.events import Events
 from gatehouse.core.plans import Deadlines, Target
 from gatehouse.core.ports import Asked, Model, Tally
 from gatehouse.core.usage import Usage
+from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.target_loads import Visit
 from gatehouse.pipeline.turnstile import Ticket
 
 MOST_GAUGES: Final = 1_000
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """What a model is told beside the call."""
 
-    __slots__ = ("deadlines", "number", "request_id", "sent", "tenant", "ticket", "traceparent")
-
-    def __init__(self, request_id: str, tenant: str, deadlines: Deadlines, ticket: Ticket | None) -> None:
-        self.request_id = request_id
-        self.tenant = tenant
-        self.deadlines = deadlines
-        self.number = 1
-        """Which attempt of its call it is."""
-        self.sent = False
-        self.ticket = ticket
-        self.traceparent = ""
+    request_id: str
+    tenant: str
+    deadlines: Deadlines
+    ticket: Ticket | None = None
+    number: int = 1
+    """Which attempt of its call it is."""
+    sent: bool = False
+    traceparent: str = ""
 
     def vacated(self) -> None:
         """See `core.ports.Attempt`."""
@@ -49,60 +49,35 @@ class TargetGauges(dict[str, Callable[[int], None]]):
         return gauge
 
 
-def _nobody(events: Events | None) -> None:
-    """Who is told by default."""
-
-
-class Run:
+class Run(msgspec.Struct, eq=False):
     """One call while Dispatch carries it: its attempt of the moment."""
 
-    __slots__ = (
-        "asked",
-        "attempt",
-        "begun",
-        "candidate",
-        "characters",
-        "counted",
-        "failure",
-        "model",
-        "number",
-        "pieces",
-        "probe",
-        "resume",
-        "seconds",
-        "target",
-        "ticket",
-        "usage",
-        "visit",
-    )
-
-    def __init__(self, seconds: float, candidate: Target) -> None:
-        self.seconds = seconds
-        self.candidate = candidate
-        """Who is to be asked, or is."""
-        self.target: Target | None = None
-        """Who is asked, until that is over."""
-        self.model: Model | None = None
-        self.asked: Asked | None = None
-        """What was asked of the model without waiting, and then:"""
-        self.resume: Callable[[Events | None], object] = _nobody
-        """who is told that there are events, or that there is something to wait for;"""
-        self.failure: Exception | None = None
-        """why there is no answer. None then says that the model was never reached."""
-        self.attempt: Attempt | None = None
-        self.number = 0
-        """Of the attempt; 0 before it is in the journal."""
-        self.ticket: Ticket | None = None
-        """Its place at the target's turnstile, where there is one."""
-        self.probe = False
-        """It tries a target that was left alone."""
-        self.visit: Visit | None = None
-        """Its work at the target, where the policy counts that."""
-        self.begun = False
-        self.counted = False
-        self.usage: Usage | None = None
-        """The target's last word."""
-        self.pieces = 0
-        """Pieces of content since then."""
-        self.characters = 0
-        """Characters in them."""
+    seconds: float
+    candidate: Target
+    """Who is to be asked, or is."""
+    target: Target | None = None
+    """Who is asked, until that is over."""
+    model: Model | None = None
+    attempt: Attempt | None = None
+    number: int = 0
+    """Of the attempt; 0 before it is in the journal."""
+    asked: Asked | None = None
+    """What was asked of the model without waiting, and then:"""
+    resume: Callable[[Exchange, Events | None], object] | None = None
+    """who is told that there are events, or that there is something to wait for;"""
+    failure: Exception | None = None
+    """why there is no answer. None then says that the model was never reached."""
+    ticket: Ticket | None = None
+    """Its place at the target's turnstile, where there is one."""
+    probe: bool = False
+    """It tries a target that was left alone."""
+    visit: Visit | None = None
+    """Its work at the target, where the policy counts that."""
+    begun: bool = False
+    counted: bool = False
+    usage: Usage | None = None
+    """The target's last word."""
+    pieces: int = 0
+    """Pieces of content since then."""
+    characters: int = 0
+    """Characters in them."""

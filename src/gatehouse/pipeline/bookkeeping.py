@@ -115,6 +115,8 @@ class Bookkeeper:
 
     def commits_beside(self, x: Exchange) -> bool:
         """Whether the call is so large that its commitment is made beside the loop: then `commit` is to be awaited before `opened`."""
+        if 0 < x.size <= LARGE_CHARACTERS:
+            return False  # what came in few bytes has few characters
         call = x.call
         return self._offload is not None and call is not None and not x.commitment and _characters(call) > LARGE_CHARACTERS
 

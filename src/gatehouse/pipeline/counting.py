@@ -78,7 +78,10 @@ class Counting:
         usage = event.usage
         assert usage is not None
         into, out = usage.input_total, usage.output_total
-        if into > MOST_TOKENS or out > MOST_TOKENS * (x.call.choices if x.call is not None else 1) or usage.has_negative:
+        most = MOST_TOKENS
+        if out > most and x.call is not None:
+            most *= x.call.choices
+        if into > MOST_TOKENS or out > most or usage.has_negative:
             x.flag("absurd_usage")
             return msgspec.structs.replace(event, usage=None, raw=b"")
         if not (into or out) and run.pieces:
@@ -123,7 +126,7 @@ class Counting:
         x.flag("estimated_usage")
 
     def _compare(self, x: Exchange, target: Target) -> None:
-        charge, tokens = x.charge, x.usage.total
+        charge, tokens = x.charge, 0 if not x.holds else x.usage.total
         for hold in x.holds:
             dimension = hold.meter.dimension
             used = charge if dimension is _MONEY else tokens if dimension is _TOKENS else 0

@@ -78,6 +78,8 @@ class Exchange(msgspec.Struct, eq=False):
     entered: int = 0
     # who and what
     principal: Principal | None = None
+    size: int = 0
+    """Bytes of the body that all of `call` came in; 0 when that is not known, or more was added to it."""
     call: Call | None = None
     plan: Plan | None = None
     counted: int | None = None

@@ -140,9 +140,26 @@ class LeaseBook:
 
     def take(self, account: Account, needs: tuple[int, ...]) -> tuple[Hold, ...] | None:
         """Hold `needs`, one for each of the account's meters, if that can be done here and now and nobody is in line."""
-        if account.waiting:
-            return None
-        return self._take(account.pools, needs)
+        return None if account.waiting else self.draw(account.pools, needs)
+
+    def draw(self, pools: tuple[Pool, ...], needs: tuple[int, ...]) -> tuple[Hold, ...] | None:
+        """As `take`, whoever is in line."""
+        # One pass, undone in the rare case: this runs for every call.
+        now = self._monotonic()
+        holds: list[Hold] = []
+        for pool, need in zip(pools, needs, strict=False):
+            balance = pool.balance - need
+            if balance < 0 or pool.expires <= now:
+                for taken, hold in zip(pools, holds, strict=False):
+                    taken.balance += hold.amount
+                    taken.taken -= hold.amount
+                return None
+            pool.balance = balance
+            if balance < pool.low:  # noqa: PLR1730 - min() costs three times as much
+                pool.low = balance
+            pool.taken += need
+            holds.append(Hold(pool.meter, need, pool.stamp))
+        return tuple(holds)
 
     async def hold(self, account: Account, needs: tuple[int, ...]) -> tuple[Hold, ...] | Refusal:
         """Hold `needs`, asking the office when it has to. Callers on one account are served in the order in which they came.
@@ -245,24 +262,6 @@ class LeaseBook:
 
     # -- inside: balances --------------------------------------------------------------------------------------
 
-    def _take(self, pools: tuple[Pool, ...], needs: tuple[int, ...]) -> tuple[Hold, ...] | None:
-        # One pass, undone in the rare case: this runs for every call.
-        now = self._monotonic()
-        holds: list[Hold] = []
-        for pool, need in zip(pools, needs, strict=False):
-            balance = pool.balance - need
-            if balance < 0 or pool.expires <= now:
-                for taken, hold in zip(pools, holds, strict=False):
-                    taken.balance += hold.amount
-                    taken.taken -= hold.amount
-                return None
-            pool.balance = balance
-            if balance < pool.low:  # noqa: PLR1730 - min() costs three times as much
-                pool.low = balance
-            pool.taken += need
-            holds.append(Hold(pool.meter, need, pool.stamp))
-        return tuple(holds)
-
     def _put_back(self, pool: Pool, amount: int, stamp: int) -> bool:
         """Return `amount` of a hold to its pool, or charge what was used above the hold. True: it has to go home now."""
         if amount <= 0:
@@ -328,7 +327,7 @@ class LeaseBook:
                 if waiter.future.done():
                     account.waiting.popleft()
                     continue
-                holds = self._take(account.pools, waiter.needs)
+                holds = self.draw(account.pools, waiter.needs)
                 if holds is not None:
                     account.waiting.popleft()
                     waiter.future.set_result(holds)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gatehouse.core.events import Answer
+from gatehouse.core.events import Answer, Choice
 from gatehouse.core.ports import Clock
 
 _OVERHEAD: Final = 1_024
@@ -83,14 +83,23 @@ class MemoryCache:
 def _size(answer: Answer) -> int:
     """Bytes in memory, near enough: strings exactly, the rest by a generous constant."""
     size = _OVERHEAD + sys.getsizeof(answer.raw) + _text(answer.id) + _text(answer.model)
-    size += sum(sys.getsizeof(vector) for vector in answer.vectors)
+    if answer.vectors:
+        size += sum(sys.getsizeof(vector) for vector in answer.vectors)
     for choice in answer.choices:
-        size += _OVERHEAD + _text(choice.text) + _text(choice.reasoning) + _text(choice.refusal)
-        size += _text(choice.signature) + sum(_text(piece) for piece in choice.redacted)
-        for tool in choice.tools:
-            size += _text(tool.id) + _text(tool.name) + _text(tool.arguments)
-        if choice.logprobs is not None:
-            size += _LOGPROBS_FACTOR * _encoded(choice.logprobs)
+        size += _OVERHEAD + _text(choice.text)
+        if choice.reasoning or choice.refusal or choice.signature or choice.redacted or choice.tools or choice.logprobs is not None:
+            size += _rest(choice)
+    return size
+
+
+def _rest(choice: Choice) -> int:
+    """What a choice may have beside its text."""
+    size = _text(choice.reasoning) + _text(choice.refusal) + _text(choice.signature)
+    size += sum(_text(piece) for piece in choice.redacted)
+    for tool in choice.tools:
+        size += _text(tool.id) + _text(tool.name) + _text(tool.arguments)
+    if choice.logprobs is not None:
+        size += _LOGPROBS_FACTOR * _encoded(choice.logprobs)
     return size
 
 

@@ -158,7 +158,8 @@ class SystemShape(_Shape, tag_field="role", tag="system"):
 
     def core(self) -> Message:
         """The core message."""
-        return Message(self.role, _content(self.content), self.name)
+        content = self.content
+        return Message(self.role, content if type(content) is str else _content(content), self.name)
 
 
 class DeveloperShape(SystemShape, tag_field="role", tag="developer"):

@@ -37,7 +37,8 @@ def decode_answer(body: bytes) -> Answer:
         if given(reply.error):
             raise error_in_answer(reply.error)
         raise not_understood(f"answer of {len(body)} bytes without choices")
-    opaque = opaque or not all(is_known(choice.finish_reason) for choice in reply.choices)
+    for choice in reply.choices:
+        opaque = opaque or not is_known(choice.finish_reason)
     usage = None
     if given(reply.usage):
         usage = read_usage(reply.usage)
@@ -61,7 +62,7 @@ def _choice(reply: ChoiceReply) -> Choice:
     return Choice(
         reply.index,
         message.content,
-        message.thoughts(),
+        message.thoughts() if message.reasoning_content or message.reasoning else None,
         message.refusal,
         tuple([piece.core() for piece in message.tool_calls]) if message.tool_calls else (),
         finish_reason(reply.finish_reason),

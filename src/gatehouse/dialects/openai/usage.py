@@ -59,6 +59,8 @@ def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     audio_out = out.audio_tokens or 0
     total = usage.total_tokens or prompt + completion
     beside = total - prompt - completion
+    if not (written or audio_in or reasoning or audio_out or beside) and total and cached <= prompt:
+        return Usage(prompt - cached, cached, 0, completion)  # as nearly every one
     if not total or beside < 0 or max(cached, written, audio_in) > prompt or audio_out > completion or reasoning > completion + beside:
         return None
     # Details may overlap (audio that was cached): each token is booked once, at what it was read as first.

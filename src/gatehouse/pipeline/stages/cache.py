@@ -104,8 +104,10 @@ class Cache:
         miss = self._misses.pop(x, None)
         if miss is None or miss.answer is None or x.outcome is not Outcome.COMPLETED or x.cache != "miss":
             return
-        answers = miss.answer.choices or (x.call is not None and x.call.operation == "embedding")
-        if answers and all(choice.finish in _ENDED_WELL for choice in miss.answer.choices):
+        for choice in miss.answer.choices:
+            if choice.finish not in _ENDED_WELL:
+                return
+        if miss.answer.choices or (x.call is not None and x.call.operation == "embedding"):
             self._answers.put(miss.key, miss.answer, miss.ttl, miss.stale)
 
     def stale(self, x: Exchange) -> Answer | None:
@@ -117,10 +119,9 @@ class Cache:
         """Everything that decides what the answer may be and who may see it. Streamed or not is the same answer."""
         if call.stream or call.include_usage or call.turn is not None:
             call = replace(call, stream=False, include_usage=False, turn=None)
-        digest = blake2b(digest_size=_KEY_BYTES)
         # One encoded array: no two different tuples have the same bytes.
-        digest.update(self._encode((_scope(policy, principal), plan.model, plan.digest, plan.guard.version, call)))
-        return digest.digest()
+        asked = self._encode((_scope(policy, principal), plan.model, plan.digest, plan.guard.version, call))
+        return blake2b(asked, digest_size=_KEY_BYTES).digest()
 
     async def _collected(self, miss: _Miss, events: Events) -> AsyncGenerator[Event, None]:
         collector: Collector | None = Collector()
@@ -160,4 +161,4 @@ def _length(event: Event) -> int:
             len(choice.text) + len(choice.reasoning) + len(choice.refusal) + sum(len(tool.arguments) for tool in choice.tools)
             for choice in event.choices
         )
-    return len(event.raw) + sum(len(vector) for vector in event.vectors)
+    return len(event.raw) + (sum(len(vector) for vector in event.vectors) if event.vectors else 0)

@@ -195,12 +195,10 @@ class Dispatch:
         target = plan.targets[0]
         model = self._models.get(target.provider)
         ask: Ask | None = getattr(model, "ask", None)
-        if ask is None or target.provider in self._slotted or (not x.commitment and self.books.commits_beside(x)):
+        if ask is None or target.provider in self._slotted or self.books.commits_beside(x):
             return False
-        run = Run(target.deadlines.total, target)
-        run.model = model
-        run.attempt = attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", target.deadlines, None)
-        attempt.number = x.attempts + 1
+        attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", target.deadlines, None, x.attempts + 1)
+        run = Run(target.deadlines.total, target, target, model, attempt)
         asked = ask(self._worded(x, call, target, attempt), target, attempt, partial(self._told, x, run))
         if asked is None:
             return False
@@ -210,8 +208,7 @@ class Dispatch:
             asked.abandon()
             raise
         run.asked = asked
-        run.resume = partial(resume, x)
-        run.target = target
+        run.resume = resume
         run.number = x.attempts
         self._runs[x] = run
         self._gauges[target.id](1)
@@ -227,15 +224,16 @@ class Dispatch:
         run.asked = None
         plan = x.plan
         assert plan is not None
+        assert run.resume is not None
         if event is None:
             run.failure = fault
-            run.resume(None)
+            run.resume(x, None)
             return
         if plan.fallbacks or plan.ladder is not None:
             self._begun(x, run, plan)
         run.begun = True
         x.first_event = self._monotonic() - x.clock_start
-        run.resume(Single(self._counting.whole(x, run, event)))
+        run.resume(x, Single(self._counting.whole(x, run, event)))
 
     def _refused(self, x: Exchange, run: Run, error: Unavailable) -> None:
         """The attempt cannot be recorded, so it is not made: nothing has left yet."""
@@ -245,8 +243,8 @@ class Dispatch:
             self.books.not_opened(x)
             self._release(x, run)
             run.failure = error
-            if x.outcome is None:
-                run.resume(None)
+            if x.outcome is None and run.resume is not None:
+                run.resume(x, None)
 
     async def _go_on(self, x: Exchange, call: Call, plan: Plan) -> Events:
         """The call was begun without waiting, and now something has to be waited for: it failed, or was never read."""
@@ -350,8 +348,7 @@ class Dispatch:
     def _open(self, x: Exchange, run: Run, target: Target, deadlines: Deadlines) -> None:
         """From here on an attempt runs, and the journal says so."""
         run.target = target
-        run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", deadlines, run.ticket)
-        run.attempt.number = x.attempts + 1
+        run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", deadlines, run.ticket, x.attempts + 1)
         self._gauges[target.id](1)
         self.books.opened(x, target)
         run.number = x.attempts

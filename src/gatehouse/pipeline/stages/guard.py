@@ -297,7 +297,7 @@ class Guard:
         """A short answer that is whole and holds nothing, as it may leave; None when it has to be read with care."""
         if type(answer) is not Answer:
             return None
-        joined = f"{plain_answer(answer)}\n{written(answer)}"
+        joined = f"{plain_answer(answer)}\n{answer.id}\n{answer.model}\n{answer.fingerprint or ''}"  # as `written`
         if len(joined) > _PIECE or not fit(answer):
             return None
         try:

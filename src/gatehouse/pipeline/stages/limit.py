@@ -127,13 +127,20 @@ class Limit:
 
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, when what the call needs is leased to this process already and nobody has to be asked how long its prompt is."""
-        terms = self._terms_of(x)
+        plan = x.plan
+        assert plan is not None
+        terms = self._terms.get(plan.model)
+        if terms is None or terms.plan is not plan:
+            terms = self._terms_of(x)
         if terms.counts:
             return False
         caller, needs, _ = self._needs(x, terms)
-        if not caller.account.pools:
+        account = caller.account
+        if not account.pools:
             return True
-        holds = self._book.take(caller.account, needs)
+        if account.waiting:
+            return False
+        holds = self._book.draw(account.pools, needs)
         if holds is None:
             return False
         _hold(x, caller, holds)
@@ -146,7 +153,7 @@ class Limit:
         assert principal is not None
         assert call is not None
         prompt, answer, prices = _bounds(x, call, terms)
-        now = self._now()
+        now = x.started_at or self._now()
         caller = self._callers.get(principal.key_id)
         if caller is None or caller.principal is not principal or not caller.since <= now < caller.until:
             caller = self._caller(principal, now)
@@ -242,7 +249,12 @@ def _bounds(x: Exchange, call: Call, terms: _Terms) -> tuple[int, int, tuple[tup
     """The most tokens that may go in and that may come out, and the dearest prices (in, out) of a million they may be charged at."""
     plan, exact = terms.plan, x.counted
     prompt = exact if exact is not None else at_most(call)
-    output = _output_bound(call, plan, terms)
+    # Tokens of one choice: what was asked for, or the plan's default, but no more than any target writes.
+    output = call.max_tokens if call.max_tokens is not None else plan.max_output_tokens
+    if call.operation == "embedding":
+        output = 0
+    elif terms.most_output is not None and output > terms.most_output:
+        output = terms.most_output
     if terms.window is not None and prompt + output > terms.window:
         fitting, output = _fit(call, plan, output, exact)
         if fitting is not plan:
@@ -250,16 +262,7 @@ def _bounds(x: Exchange, call: Call, terms: _Terms) -> tuple[int, int, tuple[tup
             terms = _Terms(fitting)
     if output != call.max_tokens and call.operation != "embedding":
         x.call = msgspec.structs.replace(call, max_tokens=output)
-    return prompt, output * call.choices, terms.prices
-
-
-def _output_bound(call: Call, plan: Plan, terms: _Terms) -> int:
-    """Tokens of one choice: what was asked for, or the plan's default, but no more than any target writes."""
-    if call.operation == "embedding":
-        return 0
-    wanted = call.max_tokens if call.max_tokens is not None else plan.max_output_tokens
-    most = terms.most_output
-    return wanted if most is None or wanted <= most else most
+    return prompt, output * (call.choices if call.inputs else call.n), terms.prices
 
 
 def _fit(call: Call, plan: Plan, output: int, exact: int | None) -> tuple[Plan, int]:
@@ -316,7 +319,7 @@ def _tell(x: Exchange, caller: _Caller) -> None:
     if not caller.headers:
         return
     headers = x.headers
-    headers.update(caller.headers)
+    headers |= caller.headers
     if (pool := caller.requests) is not None:
         headers["x-ratelimit-remaining-requests"] = str(pool.balance + pool.remaining)
     if (pool := caller.tokens) is not None:

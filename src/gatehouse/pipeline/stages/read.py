@@ -75,6 +75,7 @@ class Read:
             return False
         call = x.call = x.dialect.decode_request(body)
         if call.turn is None or self._turns is None:
+            x.size = len(body)
             return True
         self._sizes[x] = len(body)
         return False

@@ -5,6 +5,7 @@ counts under "".
 """
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final
 
 from gatehouse.core.events import Events
@@ -18,7 +19,8 @@ SAMPLE: Final = 16
 times are in its record."""
 _GUARD: Final = "guard:"
 """What a flag begins with that a guard rule set; the rule follows."""
-_RARE_BUCKETS: Final = ("cached_input", "cache_write", "reasoning", "audio_input", "audio_output")
+_BUCKETS: Final = Usage.__struct_fields__
+_amounts: Final = attrgetter(*_BUCKETS)
 MOST_SHEETS: Final = 1_000
 """Kinds of calls whose counters are kept at hand."""
 
@@ -104,21 +106,13 @@ class _Sheet:
 
     def used(self, usage: Usage) -> None:
         """Count tokens, bucket by bucket."""
-        if usage.input:
-            self._bucket("input", usage.input)
-        if usage.output:
-            self._bucket("output", usage.output)
-        if usage.cached_input or usage.cache_write or usage.reasoning or usage.audio_input or usage.audio_output:
-            for bucket in _RARE_BUCKETS:
-                amount = getattr(usage, bucket)
-                if amount:
-                    self._bucket(bucket, amount)
-
-    def _bucket(self, bucket: str, amount: int) -> None:
-        add = self._buckets.get(bucket)
-        if add is None:
-            add = self._buckets[bucket] = self._tally.counter("gatehouse_tokens_total", (*self._kind[:2], bucket))
-        add(amount)
+        buckets = self._buckets
+        for bucket, amount in zip(_BUCKETS, _amounts(usage), strict=True):
+            if amount:
+                add = buckets.get(bucket)
+                if add is None:
+                    add = buckets[bucket] = self._tally.counter("gatehouse_tokens_total", (*self._kind[:2], bucket))
+                add(amount)
 
     def _cost(self, amount: int) -> None:
         self.cost = self._tally.counter("gatehouse_cost_usd_units_total", self._kind[:2])

@@ -39,7 +39,8 @@ class RouteTable:
     """Plans by name; replaced as a whole when the configuration changes, so a running call keeps the plan it began with."""
 
     def __init__(self, plans: tuple[Plan, ...] = (), make: FindPlan | None = None) -> None:
-        self._plans: dict[str, Plan] = {}
+        self.plans: dict[str, Plan] = {}
+        """By name and alias; for looking only."""
         self._make = make
         self._made: dict[str, Plan] = {}
         self._passthroughs: tuple[Passthrough, ...] = ()
@@ -47,7 +48,7 @@ class RouteTable:
 
     def replace(self, plans: tuple[Plan, ...], passthroughs: tuple[Passthrough, ...] = ()) -> None:
         """Swap every plan at once."""
-        self._plans = {name: plan for plan in plans for name in (plan.model, *plan.aliases)}
+        self.plans = {name: plan for plan in plans for name in (plan.model, *plan.aliases)}
         self._passthroughs = passthroughs
         self._made = {}
 
@@ -68,21 +69,21 @@ class RouteTable:
 
     def find(self, model: str) -> Plan | None:
         """The plan of a model's name or alias, or None."""
-        return self._plans.get(model)
+        return self.plans.get(model)
 
     def at_hand(self, model: str) -> Plan | None:
         """As `find`, and plans of unlisted models that were made before."""
-        return self._plans.get(model) or self._made.get(model)
+        return self.plans.get(model) or self._made.get(model)
 
     def canonical(self, model: str) -> str:
         """The model's own name, for its name or any alias; a name that is not here stays as it is."""
-        plan = self._plans.get(model)
+        plan = self.plans.get(model)
         return model if plan is None else plan.model
 
     @property
     def models(self) -> tuple[str, ...]:
         """Every name that can be asked for, in the order of the file, each model's aliases behind it."""
-        return tuple(self._plans)
+        return tuple(self.plans)
 
 
 class Route:
@@ -113,7 +114,7 @@ class Route:
         """As `admit`, for a model whose plan is at hand."""
         call = x.call
         assert call is not None
-        plan = self._table.at_hand(call.model)
+        plan = self._table.plans.get(call.model) or self._table.at_hand(call.model)
         if plan is None:
             return False  # no such model, or one whose plan has to be made
         self._take(x, call, plan)

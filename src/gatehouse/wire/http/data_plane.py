@@ -411,10 +411,9 @@ class _Reply(msgspec.Struct, eq=False):
 def _fields(x: Exchange, cost: str | None) -> bytes:
     """The header lines an exchange's answer carries."""
     # Id, cache and cost are our own words; what configuration and stages say is looked at before it becomes a line.
-    lines = f"x-gatehouse-request-id: {x.request_id}\r\nx-gatehouse-cache: {x.cache}\r\n".encode()
-    if cost is not None:
-        lines += b"x-gatehouse-cost-usd: %b\r\n" % cost.encode()
-    if x.target is None and not x.headers:
-        return lines
-    fields = {} if x.target is None else {"x-gatehouse-target": x.target.id}
-    return lines + response.field_lines(fields | x.headers)
+    said = "" if cost is None else f"x-gatehouse-cost-usd: {cost}\r\n"
+    lines = f"x-gatehouse-request-id: {x.request_id}\r\nx-gatehouse-cache: {x.cache}\r\n{said}".encode()
+    headers = x.headers
+    if x.target is not None:
+        headers = {"x-gatehouse-target": x.target.id, **headers}
+    return lines + response.field_lines(headers) if headers else lines

@@ -362,10 +362,11 @@ class Connection(asyncio.Protocol):
         request = self._request
         if request is None or self._phase not in (_BODY, _FULL):
             return  # the client has left
+        shared = self._shared
         keep = not close and self._persistent(request)
-        lines = self._shared.date + fields if keep else self._shared.date + fields + response.CLOSE
+        lines = shared.date + fields if keep else shared.date + fields + response.CLOSE
         data = response.whole(status, lines, payload, bodiless=request.method == "HEAD")
-        turn = self._shared.turn
+        turn = shared.turn
         if turn is None:
             self._transport.write(data)
         else:
@@ -446,10 +447,12 @@ class Connection(asyncio.Protocol):
     def _persistent(self, request: RequestHead) -> bool:
         """Whether another request may follow the current one on this connection."""
         body = self._body
-        if body is None or not request.keep_alive or self._shared.draining or body.failed:
+        if body is None or not request.keep_alive or self._shared.draining:
             return False
-        if body.complete:
+        if body.complete and not body.failed:
             return True
+        if body.failed:
+            return False
         # A sender that still waits for 100 Continue may send the body or not: nobody can tell what comes next.
         remaining = body.remaining
         return remaining is not None and remaining <= self._limits.discard_bytes and (self._continued or not request.expects)

@@ -137,8 +137,7 @@ class HttpClient:
         if connection is None:
             return None
         options = self._options
-        reply = Reply(streams=False, limit=options.max_answer, stream_type=options.stream_type)
-        reply.told = told
+        reply = Reply(False, options.max_answer, options.stream_type, told)
         connection.begin(reply, Request(_head(prefix, b"", attempt, len(body)), body, first_byte, attempt.deadlines, attempt), turn)
         return reply
 

@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         self._request = request
         self._received = self._interim = 0
         self._framed = self._ended = self._keep = False
-        reply.attach(self)
+        reply.line = self
         head, body = request.head, request.body
         if self._encrypted and self._used:
             self._acked_before = self._acked()
@@ -245,8 +245,6 @@ class Connection(asyncio.Protocol):
         reply = self._reply
         if reply is not None and not self._framed:
             reply.headers[name.lower()] = value
-            if len(reply.headers) > MAX_HEADERS:
-                raise _Violation("too many headers")
 
     def on_headers_complete(self) -> None:
         """The head is whole: decide how the body is read, or that it is not."""
@@ -255,6 +253,8 @@ class Connection(asyncio.Protocol):
             return
         status = self._parser.get_status_code()
         headers = reply.headers
+        if len(headers) > MAX_HEADERS:
+            raise _Violation("too many headers")
         if status < 200:
             self._interim += 1
             if status == 101 or self._interim > _MAX_INTERIM:
@@ -263,9 +263,10 @@ class Connection(asyncio.Protocol):
         reply.status = status
         self._framed = True
         self._keep = self._parser.should_keep_alive()
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        encoding, coding = headers.get(b"content-encoding"), headers.get(b"transfer-encoding")
+        if encoding is not None and encoding.lower() != b"identity":
             raise _Violation("compressed although identity was asked for")
-        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+        if coding is not None and coding.lower() != b"chunked":
             raise _Violation("a transfer coding other than chunked")
         length = headers.get(b"content-length")
         if length is not None and int(length) > reply.limit:
@@ -278,7 +279,15 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body, freed of its framing."""
         reply = self._reply
-        if reply is None or not reply.add(body):
+        if reply is None:
+            raise _Violation("larger than any answer may be")
+        if reply.begun and not reply.drained and not reply.streaming:
+            # A whole answer, to be read when it is complete: nearly every one.
+            reply.size += len(body)
+            reply.chunks.append(body)
+            if reply.size > reply.limit:
+                raise _Violation("larger than any answer may be")
+        elif not reply.add(body):
             raise _Violation("larger than any answer may be")
 
     def on_message_complete(self) -> None:

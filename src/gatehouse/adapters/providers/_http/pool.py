@@ -6,6 +6,7 @@ never waits for a place that nobody holds.
 
 import asyncio
 import socket
+import time
 from collections import OrderedDict
 
 import msgspec
@@ -109,11 +110,11 @@ class Pool:
 
     def free(self, connection: Connection) -> None:
         """Hand it to whoever has waited longest, or keep it."""
-        waiter = self._next()
+        waiter = self._next() if self._queue else None
         if waiter is not None:
             waiter.set_result(connection)
             return
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = time.monotonic()
         self._idle.append(connection)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(self._options.keep_idle, self._sweep)
@@ -203,7 +204,7 @@ class Pool:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._options.keep_idle
+        oldest = time.monotonic() - self._options.keep_idle
         for connection in [kept for kept in self._idle if kept.idle_since <= oldest]:
             connection.abort()
         self._sweeper = None

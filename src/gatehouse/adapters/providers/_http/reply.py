@@ -47,62 +47,40 @@ class Line(Protocol):
         """Close now, telling nobody."""
 
 
-class Reply:
+class Reply(msgspec.Struct, eq=False):
     """Status, headers and body of one answer.
 
     `streams` asks for body bytes as they come, when the answer turns out to be a good stream of `stream_type`; every other
     answer is collected up to `limit` bytes.
     """
 
-    __slots__ = (
-        "_chunks",
-        "_line",
-        "_waiter",
-        "begun",
-        "buffered",
-        "complete",
-        "drained",
-        "failure",
-        "headers",
-        "limit",
-        "paused",
-        "size",
-        "stale",
-        "status",
-        "stream_type",
-        "streaming",
-        "streams",
-        "told",
-    )
+    streams: bool
+    limit: int
+    stream_type: bytes = b"text/event-stream"
+    told: "Callable[[Reply], None] | None" = None
+    """Called once when it is whole or has failed: for a reader that does not wait."""
+    status: int = 0
+    headers: dict[bytes, bytes] = {}
+    """Names in lower case; of a repeated header the last one."""
+    streaming: bool = False
+    """The head has come and body bytes are handed over as they come."""
+    begun: bool = False
+    """The answer proper has begun: from now on only silence between two pieces is bounded."""
+    complete: bool = False
+    failure: Failure | None = None
+    stale: bool = False
+    """A kept connection had been closed before the request could be processed: another connection may be tried."""
+    paused: bool = False
+    drained: bool = False
+    size: int = 0
+    buffered: int = 0
+    chunks: list[bytes] = []
+    _waiter: asyncio.Future[None] | None = None
+    line: Line | None = None
 
-    def __init__(self, *, streams: bool, limit: int, stream_type: bytes = b"text/event-stream") -> None:
-        self.streams = streams
-        self.stream_type = stream_type
-        self.limit = limit
-        self.status = 0
-        self.headers: dict[bytes, bytes] = {}
-        """Names in lower case; of a repeated header the last one."""
-        self.streaming = False
-        """The head has come and body bytes are handed over as they come."""
-        self.begun = False
-        """The answer proper has begun: from now on only silence between two pieces is bounded."""
-        self.complete = False
-        self.failure: Failure | None = None
-        self.told: Callable[[Reply], None] | None = None
-        """Called once when it is whole or has failed: for a reader that does not wait."""
-        self.stale = False
-        """A kept connection had been closed before the request could be processed: another connection may be tried."""
-        self.paused = False
-        self.drained = False
-        self.size = 0
-        self.buffered = 0
-        self._chunks: list[bytes] = []
-        self._waiter: asyncio.Future[None] | None = None
-        self._line: Line | None = None
-
-    def attach(self, line: Line) -> None:
-        """The connection that fills this reply from now on."""
-        self._line = line
+    def __repr__(self) -> str:
+        # What it holds is what somebody was answered.
+        return f"Reply({self.status}, {self.size} bytes)"
 
     async def ready(self) -> None:
         """Return when the answer is whole or, if it streams, has its first bytes.
@@ -117,7 +95,7 @@ class Reply:
     @property
     def is_ready(self) -> bool:
         """Whether the answer is whole or has failed or, if it streams, has its first bytes."""
-        return self.complete or self.failure is not None or (self.streaming and bool(self._chunks))
+        return self.complete or self.failure is not None or (self.streaming and bool(self.chunks))
 
     def news(self) -> asyncio.Future[None]:
         """What is done when there is something to look at; for one reader at a time."""
@@ -126,7 +104,7 @@ class Reply:
 
     def check(self) -> None:
         """Raise UpstreamFailed when the answer failed before there was anything of it."""
-        if self.failure is not None and not (self.streaming and self._chunks):
+        if self.failure is not None and not (self.streaming and self.chunks):
             raise self.failure.error()
 
     async def more(self) -> bytes:
@@ -135,7 +113,7 @@ class Reply:
         Raises:
             UpstreamFailed: the answer broke off, once everything before the break has been handed over.
         """
-        while not self._chunks:
+        while not self.chunks:
             if self.complete:
                 return b""
             if self.failure is not None:
@@ -145,36 +123,36 @@ class Reply:
 
     def take(self) -> bytes:
         """The bytes that have come and were not handed over yet."""
-        chunks = self._chunks
+        chunks = self.chunks
         if not chunks:
             return b""
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         self.buffered = 0
-        if self.paused and self._line is not None:
-            self._line.resume()
+        if self.paused and self.line is not None:
+            self.line.resume()
         return data
 
     def begin(self) -> None:
         """The reader has seen the first event: the deadline for it is met."""
         if not self.begun:
             self.begun = True
-            if self._line is not None:
-                self._line.begun()
+            if self.line is not None:
+                self.line.begun()
 
     def finish(self) -> None:
         """Nothing more of the body is wanted. The connection is kept if the framing ends properly within a moment."""
-        if not self.complete and self.failure is None and self._line is not None:
+        if not self.complete and self.failure is None and self.line is not None:
             self.drained = True
-            self._chunks.clear()
+            self.chunks.clear()
             self.buffered = 0
-            self._line.hasten()
+            self.line.hasten()
 
     def abandon(self) -> None:
         """Close the connection at once unless the answer has ended; a no-op after `finish`."""
         self.told = None
-        if not self.complete and not self.drained and self._line is not None:
-            self._line.abort()
+        if not self.complete and not self.drained and self.line is not None:
+            self.line.abort()
 
     # From here on: called by the connection.
 
@@ -185,7 +163,7 @@ class Reply:
         self.buffered += size
         if self.drained:
             return self.buffered <= MAX_DRAINED
-        self._chunks.append(data)
+        self.chunks.append(data)
         if self._waiter is not None and self.streaming:
             self.wake()
         return self.size <= self.limit
@@ -193,14 +171,14 @@ class Reply:
     def end(self) -> None:
         """The answer is whole."""
         self.complete = True
-        self._line = None
+        self.line = None
         self.wake()
 
     def fail(self, failure: Failure) -> None:
         """The answer will not come, or not wholly."""
         if not self.complete and self.failure is None:
             self.failure = failure
-            self._line = None
+            self.line = None
             self.wake()
 
     def wake(self) -> None:
