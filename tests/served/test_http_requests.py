@@ -8,6 +8,7 @@ import pytest
 from gatehouse.core.errors import Forbidden, Unauthenticated
 from gatehouse.core.events import Event
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.wire.http.body import RequestBody
 from gatehouse.wire.http.limits import HttpLimits
 from tests.wire.http_gate import PATH, Client, Gate, answer, call, chunked, gate, parse_responses, post
 
@@ -157,7 +158,7 @@ async def test_the_body_is_not_taken_in_before_it_is_asked_for() -> None:
             await asyncio.sleep(0.001)
         assert not sending.done()
         connection = next(iter(it.server._shared.connections))
-        assert connection._body is not None
+        assert isinstance(connection._body, RequestBody)
         assert connection._body._size <= 65_536 + 262_144
         asked.set()
         await sending

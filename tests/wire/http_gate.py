@@ -19,7 +19,7 @@ from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.runner import Runner
 from gatehouse.pipeline.stages.read import Read
 from gatehouse.testing.fakes import FakeClock, FakeRng, FakeSpawn, settle_loop
-from gatehouse.wire.http.body import RequestBody
+from gatehouse.wire.http.body import Body
 from gatehouse.wire.http.data_plane import DataPlane, Manners, Route
 from gatehouse.wire.http.endpoints import Endpoints
 from gatehouse.wire.http.head import RequestHead
@@ -242,7 +242,7 @@ class Gate:
         """From now on each request's client is gone in the very turn of the loop in which it came; set when the first was."""
         serve, left = self.plane.serve, asyncio.Event()
 
-        def serve_and_leave(connection: Connection, head: RequestHead, body: RequestBody) -> None:
+        def serve_and_leave(connection: Connection, head: RequestHead, body: Body) -> None:
             serve(connection, head, body)
             assert connection.exchange is not None
             connection.exchange.end(Outcome.CLIENT)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from gatehouse.core.calls import Call
-from gatehouse.core.errors import GatehouseError, Unavailable
+from gatehouse.core.errors import GatehouseError
 from gatehouse.core.events import Answer, Event, Events
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
@@ -222,14 +222,18 @@ class Turn(Protocol):
         """End it now: for who has to send at once, and never before what is recorded of it."""
 
 
+Refused = Callable[[Record, GatehouseError], object]
+"""Hears that a posted record could not be written, and why."""
+
+
 class Journal(Protocol):
     """Append-only memory of one process; what is appended survives the process at once."""
 
     def append(self, record: Record) -> None:
         """Write the record; it survives `kill -9` of this process when this returns. Raises Unavailable when the disk refuses."""
 
-    def post(self, record: Record, refused: Callable[[Unavailable], object]) -> None:
-        """As `append`, with all others of this turn of the loop at its end; `refused` is called when the disk refuses it then.
+    def post(self, record: Record, refused: Refused) -> None:
+        """As `append`, with all others of this turn of the loop at its end; `refused` is called when that cannot be.
 
         Whatever is sent by the turn leaves after it. Where there is no turn it is appended, and raises what that raises.
         """
@@ -299,6 +303,12 @@ class AnswerCache(Protocol):
         """Keep it for `ttl` seconds, and for `stale` more for who asks for that, or until space is needed; a too large one is not kept."""
 
 
+class Number(Protocol):
+    """A counter or gauge, to be added to in place: a function call for each would cost every call more than what it does."""
+
+    value: int
+
+
 class Tally(Protocol):
     """Counters and histograms with labels from closed sets."""
 
@@ -311,8 +321,8 @@ class Tally(Protocol):
     def gauge(self, name: str, labels: tuple[str, ...], change: int) -> None:
         """Move a gauge up or down."""
 
-    def counter(self, name: str, labels: tuple[str, ...] = ()) -> Callable[[int], None]:
-        """What adds to one counter or gauge: for who counts often and knows the labels beforehand."""
+    def counter(self, name: str, labels: tuple[str, ...] = ()) -> Number:
+        """One counter or gauge itself: for who counts often and knows the labels beforehand."""
 
     def histogram(self, name: str, labels: tuple[str, ...]) -> Callable[[float], None]:
         """What adds to one histogram, likewise."""

@@ -7,7 +7,7 @@ import msgspec
 
 from gatehouse.core.events import Events
 from gatehouse.core.plans import Deadlines, Target
-from gatehouse.core.ports import Asked, Model, Tally
+from gatehouse.core.ports import Asked, Model, Number, Tally
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.target_loads import Visit
@@ -34,14 +34,14 @@ class Attempt(msgspec.Struct, eq=False):
             self.ticket.leave(done=True)
 
 
-class TargetGauges(dict[str, Callable[[int], None]]):
+class TargetGauges(dict[str, Number]):
     """By target id, what counts the calls that it is answering: looked up in the tally once and then kept, for a bounded number."""
 
     def __init__(self, tally: Tally) -> None:
         super().__init__()
         self._tally = tally
 
-    def __missing__(self, target_id: str) -> Callable[[int], None]:
+    def __missing__(self, target_id: str) -> Number:
         if len(self) >= MOST_GAUGES:
             self.clear()
         self._tally.gauge("gatehouse_target_running", (target_id,), 0)

@@ -15,7 +15,6 @@ import hmac
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from operator import sub
 from typing import Final
 
@@ -24,11 +23,11 @@ from msgspec.structs import replace
 
 from gatehouse.core.attribution import Attribution
 from gatehouse.core.calls import Call
-from gatehouse.core.errors import GatehouseError, Unavailable
+from gatehouse.core.errors import GatehouseError
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Target
-from gatehouse.core.ports import Clock, Journal, Tally
+from gatehouse.core.ports import Clock, Journal, Refused, Tally
 from gatehouse.core.records import Closed, Opened, Record, StageTime
 from gatehouse.core.usage import Usage, added
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange
@@ -126,7 +125,7 @@ class Bookkeeper:
         if self._offload is not None and call is not None and self.commits_beside(x):
             x.commitment = await self._offload(lambda: self._commitments.of(call))
 
-    def opened(self, x: Exchange, target: Target, refused: Callable[[Unavailable], object] | None = None) -> None:
+    def opened(self, x: Exchange, target: Target, refused: Refused | None = None) -> None:
         """An attempt at `target` begins; nothing may be sent before this returns. One that is open goes on beside it.
 
         With `refused` the record leaves at the end of this turn of the loop, before what is sent then; it is called, with the
@@ -232,21 +231,23 @@ class Bookkeeper:
             self._lost(x)
         else:
             # Its answer leaves by the turn as well, or ends it first.
-            self._write(record, self._post_closed)
+            try:
+                if self._waiting:
+                    self._catch_up()
+                self._post(record, self._wait)
+            except Exception as problem:
+                self._wait(record, problem)
         return ended - x.clock_start
-
-    def _post_closed(self, record: Record) -> None:
-        self._post(record, partial(self._wait, record))
 
     def _lost(self, x: Exchange) -> None:
         self._tally.count("gatehouse_journal_errors_total")
         logger.exception("call %s: its record cannot be made", x.request_id)
 
-    def _write(self, record: Record, write: Callable[[Record], object] | None = None) -> None:
+    def _write(self, record: Record) -> None:
         try:
             if self._waiting:
                 self._catch_up()
-            (write or self._append)(record)
+            self._append(record)
         except Exception as problem:
             self._wait(record, problem)
 
@@ -280,7 +281,7 @@ class Bookkeeper:
             "" if error is None else error.code,
             x.usage if x.lost is None else added(x.usage, x.lost.usage, -1),
             x.charge if x.lost is None else Money(x.charge - x.lost.charge),
-            tuple([hold.meter for hold in x.money_holds]),
+            tuple([hold.meter for hold in holds]) if len(holds := x.money_holds) != 1 else (holds[0].meter,),
             x.cache,
             x.traffic,
             tuple(x.flags),

@@ -67,8 +67,16 @@ class Counting:
             if size:
                 run.pieces += 1
                 run.characters += size
-        if event.usage is not None:
-            event = self._believe(x, run, event)
+        usage = event.usage
+        if usage is not None:
+            total = usage.total
+            if 0 < total <= MOST_TOKENS and not usage.has_negative:
+                # What nearly every target says: no part of it can be absurd.
+                run.usage = usage
+                run.pieces = run.characters = 0
+                self._charge(x, run, usage)
+            else:
+                event = self._believe(x, run, event)
         # The last event of its stream: what it cost is known before it is written out.
         self.account(x, run)
         return event
@@ -93,7 +101,8 @@ class Counting:
         return event
 
     def _charge(self, x: Exchange, run: Run, usage: Usage) -> None:
-        price = run.target.price if run.target is not None else None
+        target = run.target
+        price = None if target is None else target.price
         x.usage = usage
         x.charge = price.charge(usage) if price is not None else ZERO
         if x.lost is not None:

@@ -47,6 +47,13 @@ class Stage(Protocol):
         """Put things right when the call has ended. Never awaits, never raises."""
 
 
+class OnFailure(Stage, Protocol):
+    """A stage that has nothing to put right of a call without an error: then its `settle` is spared."""
+
+    settles_failures_only: bool
+    """True."""
+
+
 class Prompt(Stage, Protocol):
     """A stage that most often need not wait: then the runner has no coroutine to begin and to end for it."""
 
@@ -86,16 +93,15 @@ class Runner:
         self.stages = stages
         self._monotonic = clock.monotonic
         self._now = clock.now
-        self._steps = tuple((getattr(stage, "at_once", _never), stage) for stage in stages)
+        self._steps: tuple[tuple[Callable[[Exchange], bool] | None, Stage], ...]
+        self._steps = tuple((getattr(stage, "at_once", None), stage) for stage in stages)
         self._depth = len(stages)
         self._start: Callable[[Exchange, Resume], bool] = getattr(stages[-1], "start", _never_starts) if stages else _never_starts
         watches = [getattr(stage, "watch", None) for stage in stages]
         self._watchers = tuple(tuple(watch for watch in watches[:depth][::-1] if watch) for depth in range(len(stages) + 1))
         """Who watches the stream of a call that entered so many stages, in order."""
-        settling = [None if getattr(type(stage), "settle", None) is nothing_held else stage for stage in stages]
-        self._settlers = tuple(
-            tuple(stage for stage in reversed(settling[:depth]) if stage is not None) for depth in range(len(stages) + 1)
-        )
+        self._settlers = _in_turn(stages, failed=False)
+        self._settlers_of_failed = _in_turn(stages, failed=True)
         """Who settles a call that entered so many stages, in order."""
         self.running: set[Exchange] = set()
 
@@ -241,7 +247,7 @@ class Runner:
         for at_once, stage in self._steps[depth:] if depth else self._steps:
             depth += 1
             x.entered = depth
-            if not at_once(x):
+            if at_once is None or not at_once(x):
                 return stage
             mark(monotonic())
         raise Internal("No stage answered the call.")
@@ -277,16 +283,21 @@ class Runner:
     def _settle(self, x: Exchange) -> None:
         self.running.discard(x)
         x.stop = x.asker = None  # who asked holds the exchange: no circle is left for the collector
-        for stage in self._settlers[x.entered]:
+        for stage in (self._settlers if x.error is None else self._settlers_of_failed)[x.entered]:
             try:
                 stage.settle(x)
             except Exception:
                 logger.exception("call %s: settling %s failed", x.request_id, stage.name)
 
 
-def _never(x: Exchange) -> bool:
-    """The `at_once` of a stage that has none."""
-    return False
+def _in_turn(stages: tuple[Stage, ...], *, failed: bool) -> tuple[tuple[Stage, ...], ...]:
+    """For each number of stages that were entered, those that have something to settle, last first."""
+    settling = [
+        stage
+        for stage in stages
+        if getattr(type(stage), "settle", None) is not nothing_held and (failed or not getattr(stage, "settles_failures_only", False))
+    ]
+    return tuple(tuple(stage for stage in reversed(stages[:depth]) if stage in settling) for depth in range(len(stages) + 1))
 
 
 def _never_starts(x: Exchange, resume: Resume) -> bool:

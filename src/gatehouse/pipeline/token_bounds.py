@@ -30,9 +30,9 @@ def at_most(call: Call) -> int:
     for message in call.messages:
         content = message.content
         bound += PER_MESSAGE
-        if isinstance(content, str):
+        if type(content) is str:
             bound += len(content) if content.isascii() else _bytes(content)
-        elif content is not None:
+        elif type(content) is tuple:
             bound += sum(_part(part) for part in content)
         if message.tool_calls or message.name or message.refusal or message.tool_call_id:
             bound += _annex(message)

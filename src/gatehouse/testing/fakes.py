@@ -19,7 +19,7 @@ from gatehouse.core.identity import KeyRecord
 from gatehouse.core.leases import LeaseRow
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Target
-from gatehouse.core.ports import Attempt, LeaseOffice
+from gatehouse.core.ports import Attempt, LeaseOffice, Refused
 from gatehouse.core.records import Record
 
 NOON = 1_767_268_800.0
@@ -191,13 +191,30 @@ class FakeTally:
         """Move a gauge."""
         self.gauges[name, labels] += change
 
-    def counter(self, name: str, labels: tuple[str, ...] = ()) -> Callable[[int], None]:
-        """What adds to a counter, or moves a gauge that was moved before."""
-        return lambda amount: self.gauge(name, labels, amount) if (name, labels) in self.gauges else self.count(name, labels, amount)
+    def counter(self, name: str, labels: tuple[str, ...] = ()) -> "_FakeNumber":
+        """One counter, or gauge that was moved before."""
+        return _FakeNumber(self.gauges if (name, labels) in self.gauges else self.counts, (name, labels))
 
     def histogram(self, name: str, labels: tuple[str, ...]) -> Callable[[float], None]:
         """What remembers values."""
         return lambda value: self.observe(name, labels, value)
+
+
+class _FakeNumber:
+    """A number of a `FakeTally`, which stays where the tally keeps it."""
+
+    def __init__(self, numbers: dict[tuple[str, tuple[str, ...]], int], key: tuple[str, tuple[str, ...]]) -> None:
+        self._numbers = numbers
+        self._key = key
+
+    @property
+    def value(self) -> int:
+        """As it stands."""
+        return self._numbers.get(self._key, 0)
+
+    @value.setter
+    def value(self, value: int) -> None:
+        self._numbers[self._key] = value
 
 
 class FakeJournal:
@@ -214,7 +231,7 @@ class FakeJournal:
             raise Unavailable("The journal cannot be written.")
         self.records.append(record)
 
-    def post(self, record: Record, refused: Callable[[Unavailable], object]) -> None:
+    def post(self, record: Record, refused: Refused) -> None:
         """Keep it at once: there are no turns here."""
         self.append(record)
 

@@ -104,7 +104,10 @@ class SecretScanner:
     def scan(self, text: str, before: str = "") -> tuple[SecretFinding, ...]:
         """Every secret in `text`, in order of start; overlapping ones of different rules included."""
         prefix = before or "\n"
-        data = _bytes(prefix + text)
+        try:
+            data = (prefix + text).encode()
+        except UnicodeEncodeError:
+            data = _bytes(prefix + text)
         hits = self._match(data)
         if not hits:
             return ()

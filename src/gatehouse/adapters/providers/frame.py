@@ -214,7 +214,9 @@ class HttpModel:
             fault = None if reply.stale else reply.failure.error()
         else:
             try:
-                event = _dated(self._read_whole(reply, form, call), request_id)
+                event = self._read_whole(reply, form, call)
+                if not event.created:
+                    event = _dated(event, request_id)
             except Exception as error:
                 fault = error
         told(event, fault)
@@ -303,7 +305,8 @@ class HttpModel:
         if status != 200:
             raise self._invalid(f"status {status}")
         kind = reply.headers.get(b"content-type", _JSON)
-        body = reply.take()
+        chunks = reply.chunks
+        body = chunks[0] if len(chunks) == 1 else reply.take()
         if not body:
             raise self._invalid("an empty answer")
         if kind != _JSON and not (kind := kind.partition(b";")[0].strip().lower()).endswith(b"+json") and kind != _JSON:

@@ -68,7 +68,7 @@ def _forms(profile: Profile, base: str = "") -> dict[Operation, Form]:
         return encode_embedding_request(call, target.model, profile)
 
     forms: dict[Operation, Form] = {
-        "chat": Form(f"{base}{_PATHS['chat']}", encode_chat, _decode_chat, _read_chat),
+        "chat": Form(f"{base}{_PATHS['chat']}", encode_chat, decode_answer, _read_chat),
         "completion": Form(f"{base}{_PATHS['completion']}", encode_completion, _decode_completion, _read_completion),
         "embedding": Form(f"{base}{_PATHS['embedding']}", encode_embedding, decode_embeddings),
     }
@@ -81,10 +81,6 @@ def _decode_completion(body: bytes, call: Call) -> Answer:
 
 def _read_completion(call: Call) -> CompletionStreamDecoder:
     return CompletionStreamDecoder(call.choices)
-
-
-def _decode_chat(body: bytes, call: Call) -> Answer:
-    return decode_answer(body)
 
 
 def _read_chat(call: Call) -> StreamDecoder:

@@ -64,7 +64,8 @@ class MemoryCache:
 
     def put(self, key: bytes, answer: Answer, ttl: float, stale: float = 0.0) -> None:
         """See `AnswerCache`. What a too large answer replaces goes too."""
-        self._drop(key)
+        if key in self._entries:
+            self._drop(key)
         size = _size(answer)
         if size > self._largest or ttl <= 0:
             return
@@ -82,11 +83,12 @@ class MemoryCache:
 
 def _size(answer: Answer) -> int:
     """Bytes in memory, near enough: strings exactly, the rest by a generous constant."""
-    size = _OVERHEAD + sys.getsizeof(answer.raw) + _text(answer.id) + _text(answer.model)
+    of = sys.getsizeof
+    size = _OVERHEAD + of(answer.raw) + of(answer.id) + of(answer.model)
     if answer.vectors:
         size += sum(sys.getsizeof(vector) for vector in answer.vectors)
     for choice in answer.choices:
-        size += _OVERHEAD + _text(choice.text)
+        size += _OVERHEAD + of(choice.text)  # of None too: a few bytes
         if choice.reasoning or choice.refusal or choice.signature or choice.redacted or choice.tools or choice.logprobs is not None:
             size += _rest(choice)
     return size

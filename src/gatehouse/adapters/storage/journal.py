@@ -14,7 +14,6 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,8 @@ from zlib import crc32
 import msgspec
 
 from gatehouse.adapters.storage._frames import HEADER, MAX_PAYLOAD, PREFIX
-from gatehouse.core.errors import Internal, Unavailable
-from gatehouse.core.ports import Turn
+from gatehouse.core.errors import GatehouseError, Internal, Unavailable
+from gatehouse.core.ports import Refused, Turn
 from gatehouse.core.records import Record
 
 logger = logging.getLogger("gatehouse.journal")
@@ -56,8 +55,8 @@ class JournalWriter:
         self._flusher = ThreadPoolExecutor(1, "journal-flush")
         self._unsafe = False
         """A flush failed: nobody can say any more what of the file is on disk."""
-        self._posted: list[tuple[bytes, Callable[[Unavailable], object]]] = []
-        """Frames that leave at the end of this turn, and who is told when they cannot."""
+        self._posted: list[tuple[Record, Refused]] = []
+        """What leaves at the end of this turn, and who is told when it cannot."""
         self.turn: Turn | None = None
         """The turns of the loop whose records leave together; None: each leaves by itself."""
         self._file = self._open_next()
@@ -90,17 +89,16 @@ class JournalWriter:
         """See `Journal`."""
         self._write(self._framed(record))
 
-    def post(self, record: Record, refused: Callable[[Unavailable], object]) -> None:
+    def post(self, record: Record, refused: Refused) -> None:
         """See `Journal`."""
         turn = self.turn
         if turn is None:
             self.append(record)
             return
-        frame = self._framed(record)
         posted = self._posted
         if not posted:
             turn.before(self._write_posted)
-        posted.append((frame, refused))
+        posted.append((record, refused))
 
     def _framed(self, record: Record) -> bytes:
         payload = self._encode(record)
@@ -111,18 +109,15 @@ class JournalWriter:
 
     def _write_posted(self) -> None:
         posted, self._posted = self._posted, []
-        if len(posted) > 1:
-            try:
-                self._write(b"".join([frame for frame, _ in posted]))
-            except Unavailable:
-                pass  # one by one, so that as many as possible are kept and each of the others is told
-            else:
-                return
-        for frame, refused in posted:
-            try:
-                self._write(frame)
-            except Unavailable as error:
-                refused(error)
+        try:
+            self._write(b"".join([self._framed(record) for record, _ in posted]))
+        except GatehouseError:
+            # One by one, so that as many as possible are kept and each of the others is told.
+            for record, refused in posted:
+                try:
+                    self.append(record)
+                except GatehouseError as error:
+                    refused(record, error)
 
     def _write(self, frame: bytes) -> None:
         """Write one frame, or several in one piece: all of it, or nothing."""
@@ -174,7 +169,8 @@ class JournalWriter:
         """Flush, and let go of the lock: from here on the journal counts as that of a dead process. A second close is a no-op."""
         if self._file < 0:
             return
-        self._write_posted()
+        if self._posted:
+            self._write_posted()
         file, self._file = self._file, -1
         await asyncio.get_running_loop().run_in_executor(self._flusher, self._finish, file)
         self._flusher.shutdown()

@@ -11,6 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from gatehouse.core.ports import Number
+
 SERIES_BOUND: Final = 2_000
 
 
@@ -84,9 +86,6 @@ class _Number:
     def __init__(self) -> None:
         self.value = 0
 
-    def add(self, amount: int) -> None:
-        self.value += amount
-
 
 class _Histogram:
     """One histogram: how many values each bucket got, and their sum."""
@@ -125,9 +124,9 @@ class ProcessTally:
         histogram = self._histograms.get((name, labels)) or self._histogram(name, labels)
         histogram.add(value)
 
-    def counter(self, name: str, labels: tuple[str, ...] = ()) -> Callable[[int], None]:
+    def counter(self, name: str, labels: tuple[str, ...] = ()) -> Number:
         """See `Tally`."""
-        return (self._numbers.get((name, labels)) or self._number(name, labels)).add
+        return self._numbers.get((name, labels)) or self._number(name, labels)
 
     def histogram(self, name: str, labels: tuple[str, ...]) -> Callable[[float], None]:
         """See `Tally`."""

@@ -10,13 +10,14 @@ from msgspec import Meta, Raw, Struct
 from gatehouse.core.calls import ToolCall
 from gatehouse.core.events import FinishReason
 
-_FINISHES: Final[dict[str, FinishReason]] = {
+FINISHES: Final[dict[str, FinishReason]] = {
     "stop": "stop",
     "length": "length",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
+"""The protocol's words for why a choice ended, in core's."""
 
 
 ABSENT: Final = Raw()
@@ -29,12 +30,12 @@ def given(member: Raw) -> bool:
 
 def finish_reason(said: str | None) -> FinishReason:
     """Why a choice ended, in core's words; reasons that only one server knows (`eos`, `abort`) count as stop."""
-    return _FINISHES.get(said or "stop", "stop")
+    return FINISHES.get(said or "stop", "stop")
 
 
 def is_known(said: str | None) -> bool:
     """Whether a finish reason is one of the protocol's; what else stands there is a target's own word, which nobody reads."""
-    return not said or said in _FINISHES
+    return not said or said in FINISHES
 
 
 class _Function(Struct, gc=False):

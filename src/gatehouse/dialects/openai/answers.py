@@ -7,7 +7,7 @@ import msgspec
 from gatehouse.core.calls import Call
 from gatehouse.core.events import Answer, Choice
 from gatehouse.dialects._failures import not_understood
-from gatehouse.dialects.openai._replies import AnswerReply, ChoiceReply, StrictAnswerReply, finish_reason, given, is_known
+from gatehouse.dialects.openai._replies import FINISHES, AnswerReply, ChoiceReply, StrictAnswerReply, given
 from gatehouse.dialects.openai.errors import error_in_answer
 from gatehouse.dialects.openai.requests import tool_call
 from gatehouse.dialects.openai.usage import read_usage, write_usage
@@ -16,7 +16,7 @@ NAME: Final = "openai"
 _decode_strictly: Final = msgspec.json.Decoder(StrictAnswerReply).decode
 
 
-def decode_answer(body: bytes) -> Answer:
+def decode_answer(body: bytes, call: Call | None = None) -> Answer:
     """The answer in a 200 response's body; unknown fields stay in `raw` only, and in a choice they make it opaque.
 
     A usage that cannot be true is left out of both the value and `raw`.
@@ -38,7 +38,7 @@ def decode_answer(body: bytes) -> Answer:
             raise error_in_answer(reply.error)
         raise not_understood(f"answer of {len(body)} bytes without choices")
     for choice in reply.choices:
-        opaque = opaque or not is_known(choice.finish_reason)
+        opaque = opaque or (choice.finish_reason or "stop") not in FINISHES
     usage = None
     if given(reply.usage):
         usage = read_usage(reply.usage)
@@ -65,7 +65,7 @@ def _choice(reply: ChoiceReply) -> Choice:
         message.thoughts() if message.reasoning_content or message.reasoning else None,
         message.refusal,
         tuple([piece.core() for piece in message.tool_calls]) if message.tool_calls else (),
-        finish_reason(reply.finish_reason),
+        FINISHES.get(reply.finish_reason or "stop", "stop"),
         reply.logprobs,
     )
 

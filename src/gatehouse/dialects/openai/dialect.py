@@ -4,7 +4,7 @@ import msgspec
 
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
-from gatehouse.core.events import Answer, Event
+from gatehouse.core.events import Event
 from gatehouse.dialects.openai import answers, requests, streams
 from gatehouse.dialects.openai.errors import describe
 
@@ -14,13 +14,8 @@ class OpenAIDialect:
 
     name = answers.NAME
 
-    def decode_request(self, body: bytes) -> Call:
-        """The call. Raises InvalidRequest naming the field."""
-        return requests.decode_request(body)
-
-    def encode_answer(self, answer: Answer, call: Call) -> bytes:
-        """A whole body."""
-        return answers.encode_answer(answer, call)
+    decode_request = staticmethod(requests.decode_request)
+    encode_answer = staticmethod(answers.encode_answer)
 
     def open_stream(self, call: Call, request_id: str) -> "OpenAIStreamWriter":
         """What writes the stream."""

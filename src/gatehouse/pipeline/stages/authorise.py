@@ -6,6 +6,7 @@ no grant of their own.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from gatehouse.core.errors import Forbidden
 from gatehouse.core.grants import grants_call
@@ -13,6 +14,7 @@ from gatehouse.core.identity import Permission, Principal
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.runner import nothing_held
 
+_CALL_MODELS: Final = Permission.CALL_MODELS
 Canonical = Callable[[str], str]
 """A model's own name for any name it may be asked for by; a name that nothing is known of stays as it is."""
 
@@ -40,7 +42,11 @@ class Authorise:
 
     def at_once(self, x: Exchange) -> bool:
         """All of `admit`: nothing here waits."""
-        if x.principal is None or x.call is None:
+        principal, call = x.principal, x.call
+        if principal is None or call is None:
             raise Forbidden("This call has no identity.", code="permission_denied")
-        authorise_model(x.principal, x.call.model, self._canonical)
+        models = principal.models
+        # A key that is not bound to models, or that names this one letter for letter, needs no look at what the name stands for.
+        if not principal.may(_CALL_MODELS) or (models is not None and call.model not in models):
+            authorise_model(principal, call.model, self._canonical)
         return True

@@ -93,8 +93,8 @@ class Cache:
         miss = self._misses.get(x)
         if miss is None:
             return events
-        if type(events) is Single and isinstance(answer := events.event, Answer):
-            if _length(answer) <= self._longest:
+        if type(events) is Single and type(answer := events.event) is Answer:
+            if (_length(answer) if answer.vectors else len(answer.raw)) <= self._longest:
                 miss.answer = answer
             return events
         return Watching(events, self._collected(miss, events))

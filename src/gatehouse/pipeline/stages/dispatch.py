@@ -18,12 +18,13 @@ from typing import Final, Protocol
 import msgspec
 
 from gatehouse.core.calls import Call
-from gatehouse.core.errors import GatehouseError, Unavailable, UpstreamFailed
+from gatehouse.core.errors import GatehouseError, UpstreamFailed
 from gatehouse.core.events import Event, Events
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Capability, Deadlines, Plan, Target
-from gatehouse.core.ports import Asked, Clock, Model, Rng, Tally, Told
+from gatehouse.core.ports import Asked, Clock, Model, Refused, Rng, Tally, Told
+from gatehouse.core.records import Record
 from gatehouse.core.single import Single
 from gatehouse.core.usage import Usage, added
 from gatehouse.pipeline.attempt import Attempt, Run, TargetGauges
@@ -67,7 +68,7 @@ class Books(Protocol):
     async def commit(self, x: Exchange) -> None:
         """Make the commitment of a large call beside the loop, before `opened` needs it."""
 
-    def opened(self, x: Exchange, target: Target, refused: Callable[[Unavailable], object] | None = None) -> None:
+    def opened(self, x: Exchange, target: Target, refused: Refused | None = None) -> None:
         """Write that an attempt at `target` begins: `x.attempts`, `x.target` and `x.opened` say so too.
 
         With `refused` it is written at the end of this turn of the loop, before anything is sent, and that is told if it cannot be.
@@ -199,7 +200,9 @@ class Dispatch:
             return False
         attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", target.deadlines, None, x.attempts + 1)
         run = Run(target.deadlines.total, target, target, model, attempt)
-        asked = ask(self._worded(x, call, target, attempt), target, attempt, partial(self._told, x, run))
+        words = self._shown if target.max_output_tokens is None else self._worded
+        call = words(x, call, target, attempt)
+        asked = ask(call, target, attempt, partial(self._told, x, run))
         if asked is None:
             return False
         try:
@@ -211,7 +214,7 @@ class Dispatch:
         run.resume = resume
         run.number = x.attempts
         self._runs[x] = run
-        self._gauges[target.id](1)
+        self._gauges[target.id].value += 1
         self._deadlines.start(x, run.seconds)
         if self._retrying:
             self._budget.called(plan.model)
@@ -235,7 +238,7 @@ class Dispatch:
         x.first_event = self._monotonic() - x.clock_start
         run.resume(x, Single(self._counting.whole(x, run, event)))
 
-    def _refused(self, x: Exchange, run: Run, error: Unavailable) -> None:
+    def _refused(self, x: Exchange, run: Run, record: Record, error: GatehouseError) -> None:
         """The attempt cannot be recorded, so it is not made: nothing has left yet."""
         if run.asked is not None and self._runs.get(x) is run:
             run.asked.abandon()
@@ -349,7 +352,7 @@ class Dispatch:
         """From here on an attempt runs, and the journal says so."""
         run.target = target
         run.attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", deadlines, run.ticket, x.attempts + 1)
-        self._gauges[target.id](1)
+        self._gauges[target.id].value += 1
         self.books.opened(x, target)
         run.number = x.attempts
 
@@ -505,7 +508,7 @@ class Dispatch:
 
     def _release(self, x: Exchange, run: Run) -> None:
         if run.target is not None:
-            self._gauges[run.target.id](-1)
+            self._gauges[run.target.id].value -= 1
             run.target = None
         if run.visit is not None:
             run.visit.leave(x.usage.output_total if run.begun else 0)

@@ -53,6 +53,7 @@ class Guard:
     """
 
     name = "guard"
+    settles_failures_only = True
 
     def settle(self, x: Exchange) -> None:
         """Nothing is held. What a target said when it refused the request is read like an answer before the caller is told."""
@@ -297,7 +298,12 @@ class Guard:
         """A short answer that is whole and holds nothing, as it may leave; None when it has to be read with care."""
         if type(answer) is not Answer:
             return None
-        joined = f"{plain_answer(answer)}\n{answer.id}\n{answer.model}\n{answer.fingerprint or ''}"  # as `written`
+        choices = answer.choices
+        if len(choices) == 1 and not ((only := choices[0]).reasoning or only.refusal or only.tools or only.logprobs):
+            said = only.text or ""
+        else:
+            said = plain_answer(answer)
+        joined = f"{said}\n{answer.id}\n{answer.model}\n{answer.fingerprint or ''}"  # as `written`
         if len(joined) > _PIECE or not fit(answer):
             return None
         try:

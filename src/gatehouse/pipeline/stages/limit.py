@@ -4,7 +4,9 @@ The holds are upper bounds: the dearest target that may answer, the prompt count
 tokens of answer as may come, a number that is written into the call and so is what the target is told.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Final, Protocol
 
 import msgspec
@@ -47,7 +49,7 @@ _FULL_WINDOW: Final = "1m2s"
 class _Caller:
     """A caller's meters and everything about them that does not change from call to call."""
 
-    __slots__ = ("account", "headers", "kinds", "limits", "money", "owners", "principal", "requests", "since", "tokens", "until")
+    __slots__ = ("account", "headers", "limits", "money", "of", "owners", "principal", "requests", "since", "tokens", "until")
 
     def __init__(self, principal: Principal, account: Account, owners: tuple[tuple[str, Limits], ...], since: float, until: float) -> None:
         self.principal = principal
@@ -59,7 +61,8 @@ class _Caller:
         self.until = until
         """The wall clock's time while which the money meters are those of the current period."""
         kinds = [_ORDER.index(pool.meter.dimension) for pool in account.pools]
-        self.kinds = tuple(kinds)
+        self.of: Callable[[tuple[int, int, int, int]], tuple[int, ...]] = _picks(kinds)
+        """Of amounts in `_ORDER`, those that its meters measure."""
         self.money = tuple(index for index, kind in enumerate(kinds) if kind == 3)
         self.requests = _first(account, Dimension.REQUESTS)
         self.tokens = _first(account, Dimension.TOKENS)
@@ -165,8 +168,7 @@ class Limit:
                 money = ceiling
         # Without a budget too: a call whose process dies is charged this, whoever made it.
         x.ceiling = money
-        amounts = (1, prompt + answer, 1, money)
-        return caller, tuple([amounts[kind] for kind in caller.kinds]), now
+        return caller, caller.of((1, prompt + answer, 1, money)), now
 
     def hold_again(self, x: Exchange) -> bool:
         """Hold tokens and money once more, for a second attempt at the same time; False when that cannot be done here and now."""
@@ -241,6 +243,13 @@ def _subjects(principal: Principal) -> tuple[tuple[str, Limits], ...]:
     return ((f"key:{principal.key_id}", principal.limits),)
 
 
+def _picks(kinds: list[int]) -> Callable[[tuple[int, int, int, int]], tuple[int, ...]]:
+    """What takes these of four amounts, in their order."""
+    if len(kinds) > 1:
+        return itemgetter(*kinds)
+    return lambda amounts: tuple(amounts[kind] for kind in kinds)
+
+
 def _first(account: Account, dimension: Dimension) -> Pool | None:
     return next((pool for pool in account.pools if pool.meter.dimension is dimension), None)
 
@@ -308,8 +317,12 @@ def _too_long(call: Call, plan: Plan, prompt: int, output: int, exact: bool) -> 
 
 def _hold(x: Exchange, caller: _Caller, holds: tuple[Hold, ...]) -> None:
     x.holds = holds
-    if caller.money:
-        x.money_holds = tuple([MeterHold(holds[index].meter.id, holds[index].amount) for index in caller.money])
+    money = caller.money
+    if len(money) == 1:
+        hold = holds[money[0]]
+        x.money_holds = (MeterHold(hold.meter.id, hold.amount),)
+    elif money:
+        x.money_holds = tuple([MeterHold(holds[index].meter.id, holds[index].amount) for index in money])
     if caller.headers:
         _tell(x, caller)
 

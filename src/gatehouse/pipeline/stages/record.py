@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Final
 
 from gatehouse.core.events import Events
-from gatehouse.core.ports import Tally
+from gatehouse.core.ports import Number, Tally
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.bookkeeping import Bookkeeper
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange
@@ -47,14 +47,14 @@ class Record:
 
     def at_once(self, x: Exchange) -> bool:
         """All of `admit`: nothing here waits."""
-        self._running(1)
+        self._running.value += 1
         return True
 
     def settle(self, x: Exchange) -> None:
         """Write its end and count it."""
         # The journal first: what it says is money, the counters are only for looking at.
         seconds = self._books.closed(x)
-        self._running(-1)
+        self._running.value -= 1
         plan, target, outcome, error, usage = x.plan, x.target, x.outcome, x.error, x.usage
         kind = (
             "" if plan is None else plan.label or plan.model,
@@ -68,12 +68,12 @@ class Record:
             sheet = self._sheets[kind] = _Sheet(self._tally, kind)
             if len(self._sheets) > MOST_SHEETS:
                 del self._sheets[next(iter(self._sheets))]
-        sheet.calls(1)
+        sheet.calls.value += 1
         sheet.seconds(seconds)
         if usage is not NO_USAGE:
             sheet.used(usage)
         if x.charge:
-            sheet.cost(x.charge)
+            sheet.spent(x.charge)
         if x.first_event >= 0:
             sheet.first_event(x.first_event)
         for flag in x.flags:
@@ -92,7 +92,7 @@ class _Sheet:
     """The counters of one kind of call (model, target, outcome, error, cache), looked up once. Those that a kind never moves are
     not made: a series of zeros tells nobody anything."""
 
-    __slots__ = ("_buckets", "_kind", "_tally", "calls", "cost", "first_event", "seconds")
+    __slots__ = ("_buckets", "_cost", "_kind", "_tally", "calls", "first_event", "seconds")
 
     def __init__(self, tally: Tally, kind: tuple[str, str, str, str, str]) -> None:
         model, _, outcome, _, _ = kind
@@ -100,23 +100,25 @@ class _Sheet:
         self._kind = kind
         self.calls = tally.counter("gatehouse_requests_total", kind)
         self.seconds = tally.histogram("gatehouse_request_duration_seconds", (model, outcome))
-        self.cost: Callable[[int], None] = self._cost
+        self._cost: Number | None = None
         self.first_event: Callable[[float], None] = self._first_event
-        self._buckets: dict[str, Callable[[int], None]] = {}
+        self._buckets: dict[str, Number] = {}
 
     def used(self, usage: Usage) -> None:
         """Count tokens, bucket by bucket."""
         buckets = self._buckets
         for bucket, amount in zip(_BUCKETS, _amounts(usage), strict=True):
             if amount:
-                add = buckets.get(bucket)
-                if add is None:
-                    add = buckets[bucket] = self._tally.counter("gatehouse_tokens_total", (*self._kind[:2], bucket))
-                add(amount)
+                number = buckets.get(bucket)
+                if number is None:
+                    number = buckets[bucket] = self._tally.counter("gatehouse_tokens_total", (*self._kind[:2], bucket))
+                number.value += amount
 
-    def _cost(self, amount: int) -> None:
-        self.cost = self._tally.counter("gatehouse_cost_usd_units_total", self._kind[:2])
-        self.cost(amount)
+    def spent(self, amount: int) -> None:
+        """Count a charge."""
+        if self._cost is None:
+            self._cost = self._tally.counter("gatehouse_cost_usd_units_total", self._kind[:2])
+        self._cost.value += amount
 
     def _first_event(self, seconds: float) -> None:
         self.first_event = self._tally.histogram("gatehouse_time_to_first_event_seconds", self._kind[:1])

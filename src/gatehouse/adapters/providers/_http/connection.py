@@ -93,7 +93,6 @@ class Connection(asyncio.Protocol):
     def __repr__(self) -> str:
         return f"Connection({self._label}, used {self._used}, {'gone' if self._gone else 'open'})"
 
-    @property
     def usable(self) -> bool:
         """Whether a request may be written to it, as far as is known by now."""
         transport = self._transport
@@ -121,7 +120,9 @@ class Connection(asyncio.Protocol):
         self._deadline = deadline = deadline if deadline < latest else latest
         # Armed at the shortest of its phases, so that moving to the next phase never needs an earlier one.
         idle = now + deadlines.idle
-        self._arm(deadline if deadline < idle else idle)
+        when = deadline if deadline < idle else idle
+        if self._timer_at > when:
+            self._arm(when)
         if turn is not None:
             turn.send(self._send, head + body)
         elif len(body) < _JOIN_BELOW:
@@ -319,7 +320,13 @@ class Connection(asyncio.Protocol):
         else:
             self._owner.free(self)
         # Last: whoever is told may ask again at once.
-        reply.end()
+        told = reply.told
+        if told is None:
+            reply.end()
+        else:
+            reply.told = reply.line = None
+            reply.complete = True
+            told(reply)
 
     def _fail(self, code: str, message: str, detail: str) -> None:
         reply = self._reply
@@ -332,6 +339,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._timer_at = _NEVER
         if not self._gone:
             self._gone = True
             self._owner.lost(self)

@@ -65,7 +65,7 @@ class Pool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if connection.usable:
+            if connection.usable():
                 return connection
         return None
 
@@ -90,7 +90,7 @@ class Pool:
             handed = await self._wait(seconds)
             if handed is None:
                 return await self._dial(seconds)
-            if handed.usable:
+            if handed.usable():
                 return handed
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             connection = await self._dialler.dial(lambda sock: self._make(loop, sock), seconds)
-            if not connection.usable:
+            if not connection.usable():
                 raise UpstreamFailed(
                     "The model could not be reached.", code="upstream_unreachable", detail=f"{self._label}: closed at once", sent=False
                 )
@@ -179,7 +179,7 @@ class Pool:
                 connection = waiter.result()
                 if connection is None:
                     self._vacate()
-                elif connection.usable:
+                elif connection.usable():
                     self.free(connection)
             raise
         finally:
