@@ -105,6 +105,9 @@ def _call(request: ResponsesRequest, extra: dict[str, Any]) -> Call:
     include = frozenset(request.include or ())
     if text is not None and text.verbosity is not None:
         extra = {**extra, "verbosity": text.verbosity}
+    if request.store is False:
+        # A target may keep what it is asked, too, and is asked not to.
+        extra = {**extra, "store": False}
     wanted = None if text is None or text.format is None else text.format.core()
     logprobs = _LOGPROBS in include or bool(request.top_logprobs)
     return Call(
