@@ -21,6 +21,7 @@ from gatehouse.compose.aws import BEDROCK_CAPABILITIES
 from gatehouse.compose.google import GEMINI_CAPABILITIES
 from gatehouse.compose.providers import ANTHROPIC_CAPABILITIES, COHERE_CAPABILITIES
 from gatehouse.core import errors
+from gatehouse.core.advice import ADVICE
 from gatehouse.core.calls import Operation
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.plans import Capability
@@ -342,13 +343,16 @@ def providers_page() -> str:
         "## What is said otherwise",
         "",
         "For servers that speak like OpenAI. *Left out* is only what advises: who the user is, notes of the caller, how hard to think.",
+        "*Advice* are fields that every model takes in a chat (`store: false`, `service_tier: auto`, `verbosity`, ...) and that only these",
+        "servers are told, with names in them as their `forward` says.",
         "",
-        "| provider | the bound of the output | renamed | left out | also |",
-        "|---|---|---|---|---|",
+        "| provider | the bound of the output | renamed | left out | advice | also |",
+        "|---|---|---|---|---|---|",
     ]
     for name, profile in speakers.items():
         renamed = ", ".join(f"`{before}` to `{after}`" for before, after in profile.renames.items()) or "-"
-        lines.append(f"| {name} | `{profile.tokens_field}` | {renamed} | {_listed(profile.drops)} | {_manners(profile)} |")
+        advice = "all" if profile.advice == ADVICE else _listed(profile.advice)
+        lines.append(f"| {name} | `{profile.tokens_field}` | {renamed} | {_listed(profile.drops)} | {advice} | {_manners(profile)} |")
     return "\n".join([*lines, ""])
 
 

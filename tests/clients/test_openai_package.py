@@ -84,6 +84,30 @@ async def test_a_tool_in_a_stream(sdk: openai.AsyncOpenAI) -> None:
     assert calls[0].function.parsed_arguments == {"city": "Paris"}
 
 
+async def test_what_applications_send_along(sdk: openai.AsyncOpenAI) -> None:
+    """Everything that only advises or says the default, in both APIs, streamed too."""
+    advice: Any = {
+        "store": False,
+        "service_tier": "auto",
+        "safety_identifier": "u-1",
+        "prompt_cache_key": "chapter-1",
+        "verbosity": "low",
+        "modalities": ["text"],
+    }
+    whole = await sdk.chat.completions.create(model="assistant", messages=QUESTION, **advice)
+    assert whole.choices
+    options: Any = {"include_usage": True, "include_obfuscation": False}
+    stream = await sdk.chat.completions.create(model="assistant", messages=QUESTION, stream=True, stream_options=options, **advice)
+    assert [chunk async for chunk in stream][-1].usage is not None
+    response = await sdk.responses.create(
+        model="assistant",
+        input="hi",
+        text={"verbosity": "low"},
+        **{name: advice[name] for name in ("store", "service_tier", "safety_identifier", "prompt_cache_key")},
+    )
+    assert response.status == "completed"
+
+
 async def test_structured_output(sdk: openai.AsyncOpenAI) -> None:
     """A pydantic class goes out as a strict schema and comes back as an object, whole and streamed."""
     parsed = await sdk.chat.completions.parse(model="assistant", messages=QUESTION, response_format=Person)

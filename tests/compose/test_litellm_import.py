@@ -236,3 +236,51 @@ def test_a_moved_secret_has_a_name_of_its_own() -> None:
     assert lab.variables == ("OPENAI_COMPATIBLE_API_KEY",)
     vllm = import_litellm(small("hosted_vllm/x", api_base="https://lab.example/v1", api_key="s3cret"), "c", lookup)
     assert vllm.variables == ("HOSTED_VLLM_API_KEY",)
+
+
+@pytest.mark.parametrize(
+    "bad", ["http://127.0.0.1:1/v1\n", "http://127.0.0.1:1/v1\nplaintext: true", "http://h\x00HOME\x00/v1", "http://h/\u2028v1"]
+)
+@pytest.mark.parametrize("field", ["api_base", "base_url"])
+def test_an_address_of_several_lines_is_told_and_not_written(bad: str, field: str) -> None:
+    """Nor with any other character that is not to be seen: the entry is left out, the others are taken over, the value is nowhere."""
+    good = {"model_name": "good", "litellm_params": {"model": "openai/x", "api_base": "http://127.0.0.1:1/v1"}}
+    text = yaml.safe_dump({"model_list": [good, {"model_name": "m", "litellm_params": {"model": "openai/y", field: bad}}]})
+    made = import_litellm(text, "config.yaml", lookup)
+    assert [model.name for model in parse(made.text, "f", dict.fromkeys(made.variables, "x")).models] == ["good"]
+    (note,) = [note for note in made.notes if note.where == f"model_list[1].litellm_params.{field}"]
+    assert "line break" in note.what
+    assert "HOME" not in made.text
+    assert bad not in str(made.notes)
+
+
+@pytest.mark.parametrize("field", ["model", "api_version", "organization", "vertex_project", "aws_region_name"])
+def test_no_other_value_is_of_several_lines(field: str) -> None:
+    """What is written as it stands is looked at alike; where nothing is left, the refusal says why."""
+    params = {"model": "openai/x", field: "openai/x\nkind: anthropic"}
+    with pytest.raises(ImportRefused, match="line break"):
+        import_litellm(yaml.safe_dump({"model_list": [{"model_name": "m", "litellm_params": params}]}), "config.yaml", lookup)
+
+
+def test_fallbacks_answer_what_was_asked() -> None:
+    """Models that only make embeddings fall back to such, and never to a chat; nor does a chat to them. What was left out is told."""
+
+    def entry(name: str, mode: str) -> dict[str, Any]:
+        return {"model_name": name, "litellm_params": {"model": f"openai/{name}"}, "model_info": {"mode": mode}}
+
+    tree = {
+        "model_list": [entry("chat", "chat"), entry("spare", "chat"), entry("vectors", "embedding"), entry("more-vectors", "embedding")],
+        "router_settings": {"default_fallbacks": ["spare"], "fallbacks": [{"vectors": ["more-vectors", "chat"]}, {"chat": ["vectors"]}]},
+    }
+    made = import_litellm(yaml.safe_dump(tree), "config.yaml", lookup)
+    settings = parse(made.text, "f", dict.fromkeys(made.variables, "x"))
+    assert {model.name: model.fallbacks for model in settings.models} == {
+        "chat": ["spare"], "spare": [], "vectors": ["more-vectors"], "more-vectors": [],
+    }  # fmt: skip
+    told = [(note.where, note.what.split(",")[0]) for note in made.notes if "falls back" in note.what]
+    assert told == [
+        ("fallbacks", "'vectors' falls back to 'chat'"),
+        ("fallbacks", "'chat' falls back to 'vectors'"),
+        ("default_fallbacks", "'vectors' falls back to 'spare'"),
+        ("default_fallbacks", "'more-vectors' falls back to 'spare'"),
+    ]

@@ -8,6 +8,7 @@ import pytest
 
 from gatehouse.compose.plans import build_plans, unlisted_plan
 from gatehouse.compose.steward import lookup
+from gatehouse.core.advice import ADVICE
 from gatehouse.core.plans import Breaker, Hedge, Ladder
 from gatehouse.operator_file import parse
 from gatehouse.settings import Settings
@@ -190,3 +191,26 @@ def test_an_alias_changes_no_digest() -> None:
     named = parse(text.replace("  - name: b", "    aliases: [quick]\n  - name: b"), "f", {})
     before, after = build_plans(settings(), nothing)[0], build_plans(named, nothing)[0]
     assert (after.aliases, after.digest) == (("quick",), before.digest)
+
+
+@pytest.mark.parametrize(
+    ("provider", "told"),
+    [
+        ("kind: openai", ADVICE),
+        ("kind: azure-openai, base_url: 'https://a.openai.azure.com'", ADVICE),
+        ("kind: azure-openai, base_url: 'https://a.openai.azure.com', api_version: '2024-10-21'", set()),
+        ("kind: openai-compatible, base_url: 'http://127.0.0.1:8000/v1'", {"store", "safety_identifier", "prompt_cache_key", "verbosity"}),
+        ("kind: openai-compatible, base_url: 'http://127.0.0.1:8000/v1', profile: vllm", set()),
+        ("kind: mistral", {"prompt_cache_key"}),
+        ("kind: openrouter", {"verbosity"}),
+        ("kind: anthropic", set()),
+        ("kind: cohere", set()),
+    ],
+)
+def test_advice_is_told_to_who_knows_it(provider: str, told: set[str]) -> None:
+    """What only advises goes to servers that are known to take the field; all others are asked the same without it."""
+    text = f"""
+providers: [{{name: lab, {provider}}}]
+models: [{{name: a, targets: [{{provider: lab, model: m, price: {{input: "1", output: "1"}}}}]}}]
+"""
+    assert build_plans(parse(text, "f", {}), nothing)[0].targets[0].advice == told

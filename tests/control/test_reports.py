@@ -14,6 +14,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.asked: list[object] = []
+        self.rows = [UsageRow({"key": "k"}, 1, 2, 3, 15_000)]
 
     async def drain(self) -> int:
         self.asked.append("drain")
@@ -21,7 +22,7 @@ class Ledger:
 
     async def usage(self, query: UsageQuery) -> list[UsageRow]:
         self.asked.append(query)
-        return [UsageRow({"key": "k"}, 1, 2, 3, 15_000)]
+        return self.rows
 
     async def attempts(self, tenant: str, request_id: str) -> list[Closed]:
         self.asked.append((tenant, request_id))
@@ -64,6 +65,19 @@ async def test_a_question_that_makes_no_sense_is_refused(
     assert refused.value.param == param
     assert "colour" not in refused.value.message
     assert ledger.asked == []
+
+
+async def test_a_tag_that_is_not_kept_is_refused_unless_calls_have_it(ledger: Ledger) -> None:
+    """Else all costs would look like nobody's. What was kept under an earlier policy can still be asked for."""
+    reports = Reports(ledger, ledger.drain, lambda: ["project", "stage"])
+    with pytest.raises(InvalidRequest, match=r"'nope' is not kept.*: project, stage") as refused:
+        await reports.usage("red", ["tag:project", "tag:nope"])
+    assert (refused.value.code, refused.value.param) == ("unknown_tag", "group_by")
+    assert await reports.usage("red", ["tag:project"])
+    ledger.rows = [UsageRow({"tag:nope": None}, 1, 2, 3, 4), UsageRow({"tag:nope": "x"}, 1, 2, 3, 4)]
+    assert await reports.usage("red", ["tag:nope"]) == ledger.rows
+    with pytest.raises(InvalidRequest, match=": none"):
+        await Reports(ledger, ledger.drain).usage("red", ["tag:other"])
 
 
 async def test_a_request_has_its_attempts_or_is_not_found(reports: Reports, ledger: Ledger) -> None:

@@ -29,7 +29,7 @@ from gatehouse.errors import (
     UpstreamFailed,
 )
 from gatehouse.settings import ModelSettings, Settings, TargetSettings, read_environment
-from gatehouse.testing.upstream import FakeUpstream, completion, delta, endless, hang_up, stream, streamed, usage_of
+from gatehouse.testing.upstream import FakeUpstream, completion, delta, endless, hang_up, story, stream, streamed, usage_of
 
 CONFIG = """
 listen: {{http: {{max_body_bytes: 100000}}}}
@@ -128,7 +128,7 @@ async def test_an_answer_is_cached_as_the_route_says_and_costs_nothing_then(hous
 
 async def test_many_calls_at_a_time(house: House) -> None:
     """Each gets its own answer, and the ledger has them all."""
-    house.upstream.will(stream([delta("word ") for _ in range(100)] + [b"data: [DONE]\n\n"]))
+    house.upstream.will(stream(story(["word "] * 100)))
     async with house.open() as gh:
 
         async def one() -> int:

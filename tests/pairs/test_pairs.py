@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gatehouse.core.advice import advises
 from gatehouse.core.calls import Call
 from gatehouse.core.collect import Collector
 from gatehouse.core.events import Answer, Event
 from gatehouse.dialects.openai import encode_request
-from gatehouse.dialects.openai.profiles import HOSTED, SERVERS
+from gatehouse.dialects.openai.profiles import HOSTED, SERVERS, Profile
 from tests.pairs.clients import CLIENTS, Client, Heard
 from tests.pairs.stories import FORMATS, Called, Format, Story
 
@@ -136,9 +137,15 @@ def golden() -> dict[str, bytes]:
             events: list[Event] = [msgspec.structs.replace(event, raw=b"") for event in read_events(form, form.stream(FIXED), [])]
             files[f"{name}.stream.sse"] = written_stream(client, events)
         for profile in PROFILES.values():
-            body = encode_request(call_of(client, stream=True), "m", profile)
+            body = encode_request(told(call_of(client, stream=True), profile), "m", profile)
             files[f"{inbound}/openai.{profile.name}.request.json"] = pretty(body)
     return files
+
+
+def told(call: Call, profile: Profile) -> Call:
+    """What Dispatch lets a server see of what only advises."""
+    extra = {name: value for name, value in call.extra.items() if name in profile.advice or not advises(name, value)}
+    return msgspec.structs.replace(call, extra=extra)
 
 
 def pretty(body: bytes) -> bytes:

@@ -91,6 +91,8 @@ def test_an_end_user_is_kept_as_a_keyed_hash_of_his_tenant(attributor: Attributo
     assert Attributor(KEY[::-1], SecretScanner()).hashed("ann@example.com", "red") != first.end_user
     attributor.configure(policy(user="plain"))
     assert attributor(exchange(user="ann@example.com")) == Attribution((), "ann@example.com")
+    assert attributor(exchange(extra={"safety_identifier": "ann@example.com"})) == Attribution((), "ann@example.com")
+    assert attributor(exchange(extra={"safety_identifier": 7})) is None
     long = attributor(exchange(user="a" * 129))
     assert long is not None
     assert long.end_user == attributor.hashed("a" * 129, "red")

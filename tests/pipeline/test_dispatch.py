@@ -78,6 +78,20 @@ async def test_a_refused_request_is_tried_nowhere_else() -> None:
     assert bench.clean()
 
 
+async def test_a_request_that_is_too_large_for_one_target_goes_to_the_next() -> None:
+    """Its limit is not another's. It is well, so the next is not paid from the budget of retries; when all refuse, the caller is told."""
+    large = failed("upstream_rejected", caller_fault=True, too_large=True)
+    bench = Bench(a=FakeModel(large), b=FakeModel(ROLE, piece("Hi"), USAGE))
+    x = await bench.carry(bench.exchange(Plan("m", (target("a"),), ((target("b"),),))))
+    assert (x.attempts, x.target, x.charge) == (2, target("b"), 27)
+    assert bench.clean()
+    bench = Bench(a=FakeModel(large), b=FakeModel(large))
+    with pytest.raises(UpstreamFailed) as caught:
+        await bench.carry(bench.exchange(Plan("m", (target("a"),), ((target("b"),),), retries=2)))
+    assert (caught.value.too_large, caught.value.retry_after) == (True, None)
+    assert [line for line in bench.log if line.startswith("asked")] == ["asked a", "asked b"]
+
+
 async def test_a_request_that_a_target_has_no_words_for_goes_to_the_next() -> None:
     """Nothing was sent and nobody has looked at it: another format may say it. When none can, the caller is told what it is about."""
     speechless = failed("upstream_rejected", caller_fault=True, sent=False)

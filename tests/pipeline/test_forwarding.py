@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from gatehouse.core.advice import ADVICE
 from gatehouse.core.calls import Call, Message
-from gatehouse.core.plans import Deadlines, Forward, Target
+from gatehouse.core.plans import Deadlines, Forward, Plan, Target
 from gatehouse.core.traces import parse_traceparent
 from gatehouse.pipeline.attempt import Attempt
 from gatehouse.pipeline.exchange import Exchange, Head
@@ -18,11 +19,19 @@ EXTRA = {"store": True, "safety_identifier": "ann", "verbosity": "low"}
 FULL = Call(model="m", messages=(Message("user", "hi"),), user="ann", metadata={"project": "apollo"}, extra=EXTRA)
 
 
-def shown(policy: Forward, call: Call = FULL, forwarding: Forwarding | None = None, **headers: bytes) -> tuple[Call, Attempt]:
+def shown(
+    policy: Forward,
+    call: Call = FULL,
+    forwarding: Forwarding | None = None,
+    advice: frozenset[str] = ADVICE,
+    listed: frozenset[str] = frozenset({"store"}),
+    **headers: bytes,
+) -> tuple[Call, Attempt]:
     x = Exchange("req_1", Head("POST", "/", {name.encode(): value for name, value in headers.items()}), None, None)  # type: ignore[arg-type]
     x.attempts = 1
     attempt = Attempt("req_1", "red", Deadlines(), None)
-    target = Target("lab/a", "lab", "a", forward=policy)
+    target = Target("lab/a", "lab", "a", forward=policy, advice=advice)
+    x.plan = Plan("m", (target,), extra_fields=listed)
     return (forwarding or Forwarding(KEY))(x, call, target, attempt), attempt
 
 
@@ -73,9 +82,35 @@ def test_without_a_key_a_hash_is_nothing() -> None:
 
 
 def test_that_nothing_is_to_be_stored_is_always_told() -> None:
-    """To keep it back would be the opposite of privacy."""
-    call, _ = shown(Forward(), Call(model="m", extra={"store": False}))
-    assert call.extra == {"store": False}
+    """To keep it back would be the opposite of privacy; only a target that stores nothing and knows no such field is not told."""
+    refusing = Call(model="m", extra={"store": False})
+    assert shown(Forward(), refusing)[0].extra == {"store": False}
+    assert shown(Forward(), refusing, listed=frozenset())[0].extra == {"store": False}
+    assert shown(Forward(), refusing, advice=frozenset())[0].extra == {"store": False}
+    assert shown(Forward(), refusing, advice=frozenset(), listed=frozenset())[0].extra == {}
+
+
+def test_advice_goes_to_targets_that_know_it() -> None:
+    """Others would refuse the field. What the model lists goes to all of them, and so does what is more than advice."""
+    call = Call(model="m", extra={"verbosity": "low", "service_tier": "auto", "top_k": 4})
+    some, listed = frozenset({"verbosity"}), frozenset({"service_tier", "top_k"})
+    assert shown(Forward(), call, advice=some)[0].extra == {"verbosity": "low", "top_k": 4}
+    assert shown(Forward(), call, advice=frozenset(), listed=listed)[0].extra == {"service_tier": "auto", "top_k": 4}
+    flex = Call(model="m", extra={"service_tier": "flex"})
+    assert shown(Forward(), flex, advice=frozenset(), listed=listed)[0].extra == flex.extra
+
+
+@pytest.mark.parametrize(
+    ("user", "listed", "told"),
+    [("off", False, None), ("off", True, "ann"), ("plain", False, "ann"), ("hash", False, "u_"), ("hash", True, "ann")],
+)
+def test_a_key_for_the_cache_may_be_a_name(user: Any, listed: bool, told: str | None) -> None:
+    """OpenAI has applications put there what they had put in `user`: it is told as that is, unless the model lists the field."""
+    call = Call(model="m", extra={"prompt_cache_key": "ann"})
+    extra = shown(Forward(user=user), call, listed=frozenset({"prompt_cache_key"} if listed else ()))[0].extra
+    if told == "u_":
+        told = Forwarding(KEY).hashed("ann", "lab", "red")
+    assert extra == ({} if told is None else {"prompt_cache_key": told})
 
 
 def test_a_trace_goes_on_with_a_span_of_its_own() -> None:

@@ -9,6 +9,7 @@ from gatehouse.core.events import Answer, Choice
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Ladder, Plan
 from gatehouse.core.ports import Model
+from gatehouse.core.usage import Usage
 from gatehouse.testing.fakes import FakeModel
 from tests.pipeline.dispatching import ASKED, ROLE, USAGE, Bench, failed, piece, target
 
@@ -55,6 +56,7 @@ async def test_words_and_stale_answers_cost_nothing() -> None:
     x = await bench.carry(bench.exchange(plan()))
     assert (x.target, x.charge, x.usage.total, x.opened) == (None, 0, 0, False)
     assert [event.text for event in bench.events] == ["Please come back later."]
+    assert [event.usage for event in bench.events] == [Usage()]
     assert [line for line in bench.log if line.startswith("failed")] == ["failed upstream_unreachable"] * 3
     assert x.cache == "bypass"
 

@@ -92,6 +92,50 @@ async def test_extra_fields() -> None:
     await routed(Plan("m", (ABLE,), extra_fields=frozenset({"top_k"})), call(extra={"top_k": 1}))
 
 
+ADVICE: Any = {
+    "store": False,
+    "service_tier": "auto",
+    "safety_identifier": "ann",
+    "prompt_cache_key": "chapter-1",
+    "prompt_cache_retention": "in_memory",
+    "verbosity": "low",
+    "modalities": ["text"],
+}
+
+
+@pytest.mark.parametrize("field", ADVICE)
+async def test_what_only_advises_is_taken_by_every_model(field: str) -> None:
+    """What says no more than what happens anyway needs no place in the model's list; in a chat, where applications send it."""
+    await routed(Plan("m", (ABLE,)), call(extra={field: ADVICE[field]}))
+    bare = Target("p/bare", "p", "bare", price=FREE, operations=frozenset({"completion"}))
+    with pytest.raises(InvalidRequest, match=field):
+        await routed(Plan("m", (bare,)), Call(model="m", operation="completion", inputs=("x",), extra={field: ADVICE[field]}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("store", True),
+        ("store", 0),
+        ("service_tier", "flex"),
+        ("service_tier", ["auto"]),
+        ("safety_identifier", {"name": "ann"}),
+        ("safety_identifier", "x" * 513),
+        ("prompt_cache_key", 7),
+        ("prompt_cache_retention", "24h"),
+        ("verbosity", "shout"),
+        ("modalities", ["text", "audio"]),
+        ("modalities", ("text",)),
+    ],
+)
+async def test_the_same_fields_with_a_wish_are_refused(field: str, value: Any) -> None:
+    """Unless the model lists them: what changes what is done is never ignored."""
+    with pytest.raises(InvalidRequest, match=f"{field}: model 'm'") as caught:
+        await routed(Plan("m", (ABLE,)), call(extra={field: value}))
+    assert (caught.value.code, caught.value.param) == ("unsupported_value", field)
+    await routed(Plan("m", (ABLE,), extra_fields=frozenset({field})), call(extra={field: value}))
+
+
 def parts(*content: Part) -> dict[str, Any]:
     return {"messages": (Message("user", content),)}
 

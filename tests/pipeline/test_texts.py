@@ -120,6 +120,15 @@ def test_the_quick_reading_is_the_careful_one(call: Call) -> None:
     assert kinds == {kind for kind, _ in unscannable(call)}
 
 
+def test_what_only_advises_is_read_and_no_kind_of_its_own() -> None:
+    """A policy that lets no unknown field pass means fields that nobody knows; a name in a known one is read like a user's."""
+    call = Call(model="m", extra={"store": False, "prompt_cache_key": "secret-name"})
+    texts, kinds = plain(call)
+    assert kinds == frozenset()
+    assert "secret-name" in texts[0]
+    assert plain(Call(model="m", extra={"store": True}))[1] == {"extra"}
+
+
 def test_places_are_names() -> None:
     """No two texts share a place."""
     places = [place for place, _ in located(FULL)]

@@ -87,6 +87,8 @@ class StepEngine:
                     return
                 with self._lock:
                     self.said += 1
+            if text == "break off":
+                return
             if call.stream:
                 on_event(Chunk((ChoiceDelta(finish="stop"),), id="a", usage=Usage(input=5, output=3)))
             else:
@@ -266,6 +268,17 @@ async def test_failures(model: EngineModel, engine: StepEngine) -> None:
         assert (caught.value.code, caught.value.caller_fault) == (code, fault)
     with pytest.raises(UpstreamFailed, match="at most 2 choices"):
         await collected(model, call(n=3))
+
+
+async def test_an_engine_that_stops_without_a_reason_broke_off(model: EngineModel, engine: StepEngine) -> None:
+    """What it said leaves, and then that this is not all of it."""
+    engine.permits.release(3)
+    said = []
+    with pytest.raises(UpstreamFailed) as caught:  # noqa: PT012 - what came before it counts
+        async for event in await model.answer(call("break off"), TARGET, Attempted()):
+            said += [choice.text for choice in event.choices if isinstance(choice, ChoiceDelta)]
+    assert "".join(said) == "www"
+    assert caught.value.code == "upstream_broken"
 
 
 async def test_the_line_is_bounded(model: EngineModel, engine: StepEngine) -> None:

@@ -52,7 +52,8 @@ async def test_usage_by_tags_and_end_users(tmp_path: Path, empty_postgres: str) 
 
 
 async def test_usage_by_tags_from_the_command_line(tmp_path: Path) -> None:
-    """On SQLite: `usage --group-by tag:project` draws the same rows; a tag that nobody ever used is one row without a value."""
+    """On SQLite: `usage --group-by tag:project` draws the same rows; a tag that nobody used yet is one row without a value,
+    and one that the policy does not keep is a 400 that says which it does."""
     async with (
         FakeUpstream(completion(usage=usage_of(3, 5))) as upstream,
         serving(tmp_path / "data", CONFIG.format(url=upstream.url, storage="")) as server,
@@ -67,6 +68,14 @@ async def test_usage_by_tags_from_the_command_line(tmp_path: Path) -> None:
         status, out, err = await server.gatehouse("trace", request)
         assert status == 0, err
         assert "project=[bold]apollo" in out
-        status, out, _ = await server.gatehouse("usage", "--group-by", "tag:unused")
+        status, out, _ = await server.gatehouse("usage", "--group-by", "tag:cost_center")
         assert status == 0
-        assert "tag:unused" in out
+        assert "tag:cost_center" in out
+        refused = await server.ask("GET", "/admin/v1/usage?group_by=model,tag:nope", admin=True)
+        error = refused.json()["error"]
+        assert (refused.status, error["code"], error["param"]) == (400, "unknown_tag", "group_by")
+        assert error["message"].startswith("The tag 'nope' is not kept")
+        assert error["message"].endswith("cost_center, project.")
+        status, _, err = await server.gatehouse("usage", "--group-by", "tag:nope")
+        assert status != 0
+        assert "tags.allow" in " ".join(err.split())

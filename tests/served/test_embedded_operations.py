@@ -57,6 +57,8 @@ async def test_bare_text_whole_and_streamed(sdk: openai.AsyncOpenAI) -> None:
     echoed = await sdk.completions.create(**ASK, echo=True)
     assert echoed.choices[0].text == ASK["prompt"] + whole.choices[0].text
     nothing = await sdk.completions.create(**{**ASK, "max_tokens": 0}, echo=True)
+    assert nothing.id
+    assert nothing.created
     assert (nothing.choices[0].text, nothing.choices[0].finish_reason) == (ASK["prompt"], "length")
 
 

@@ -260,6 +260,19 @@ async def test_names_that_are_none() -> None:
             assert (response.status, response.error()) == (400, "invalid_idempotency_key")
 
 
+async def test_two_names_are_none() -> None:
+    """Which of them the call would have is anybody's guess: a 400 that says so, and nothing is carried."""
+    server: Gate
+    async with serving() as server:
+        for second in ("other", "once"):
+            client = await server.connect()
+            await client.send(post(call("hello"), "Idempotency-Key: once", f"Idempotency-Key: {second}", "Authorization: Bearer a"))
+            response = await client.response()
+            assert response.status == 400
+            assert b"idempotency-key header is given more than once" in response.body
+        assert server.stage.begun == []
+
+
 async def test_the_bound_of_the_body_holds() -> None:
     """It is read under its caller's limit before anything else."""
     server: Gate

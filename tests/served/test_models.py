@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+import anthropic
 import openai
 import pytest
 import pytest_asyncio
@@ -82,6 +83,18 @@ async def test_anthropics_shape(server: Server) -> None:
     assert (await server.ask("GET", "/v1/models/team/small", headers=ANTHROPIC)).json()["type"] == "model"
     for query in ("limit=0", "limit=1001", "limit=x", "after_id=nobody", "after_id=assistant&before_id=assistant", "page=2"):
         assert (await server.ask("GET", f"/v1/models?{query}", headers=ANTHROPIC)).status == 400, query
+
+
+async def test_anthropics_package_pages_by_itself(server: Server) -> None:
+    """One model a page, forwards and backwards, in the package's own list and its beta; the last page says that nothing follows."""
+    names = ["assistant", "team/large", "team/small"]
+    async with anthropic.AsyncAnthropic(base_url=server.url, api_key=server.key, max_retries=0) as sdk:
+        assert [model.id async for model in sdk.models.list(limit=1)] == names
+        assert [model.id async for model in sdk.beta.models.list(limit=2)] == names
+        assert [model.id async for model in sdk.models.list(limit=1, before_id="team/small")] == ["team/large", "assistant"]
+        page = await sdk.models.list(limit=1, after_id="team/large")
+        assert (page.first_id, page.last_id, page.has_more) == ("team/small", "team/small", False)
+        assert (await sdk.models.list()).has_more is False
 
 
 async def test_paths_that_are_not_here(server: Server) -> None:

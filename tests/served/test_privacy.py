@@ -17,7 +17,9 @@ providers:
   - {{name: third, kind: openai, base_url: "{url}"}}
   - {{name: ours, kind: openai-compatible, base_url: "{url}", forward: {{user: plain, metadata: true, store: true, traceparent: true}}}}
   - {{name: hashed, kind: openai-compatible, base_url: "{url}", forward: {{user: hash}}}}
+  - {{name: strict, kind: mistral, base_url: "{url}", forward: {{user: hash}}}}
 models:
+  - {{name: strict, targets: [{{provider: strict, model: strict, price: {{input: "1", output: "1"}}}}]}}
   - {{name: third, extra_fields: [store], targets: [{{provider: third, model: third, price: {{input: "1", output: "1"}}}}]}}
   - {{name: ours, extra_fields: [store], targets: [{{provider: ours, model: ours, price: {{input: "1", output: "1"}}}}]}}
   - {{name: hashed, targets: [{{provider: hashed, model: hashed, price: {{input: "1", output: "1"}}}}]}}
@@ -64,6 +66,32 @@ async def test_a_third_party_is_told_the_question_and_nothing_else(house: tuple[
         assert word not in everything
     ((_, body, _),) = await ask(house, "third", store=False)
     assert body["store"] is False
+
+
+async def test_what_only_advises_needs_no_list(house: tuple[Server, FakeUpstream]) -> None:
+    """What applications written for OpenAI send along is taken by a model that lists none of it. Names in it go by policy."""
+    advice = {"verbosity": "low", "modalities": ["text"], "service_tier": "auto", "store": False}
+    names = {"safety_identifier": "ann@example.com", "prompt_cache_key": "ann@example.com"}
+    ((_, body, everything),) = await ask(house, "third", **advice, **names)
+    assert {name: body.get(name) for name in (*advice, *names)} == {**advice, "safety_identifier": None, "prompt_cache_key": None}
+    assert "ann@example.com" not in everything
+    ((_, body, everything),) = await ask(house, "hashed", **advice, **names)
+    assert body["prompt_cache_key"] == body["safety_identifier"] == body["user"]
+    assert (body["store"], body["verbosity"]) == (False, "low")
+    assert not {"modalities", "service_tier"} & body.keys()
+    assert "ann@example.com" not in everything
+    ((_, body, _),) = await ask(house, "strict", **advice, **names)
+    assert {*advice, *names} & body.keys() == {"prompt_cache_key"}
+
+
+async def test_that_it_may_be_stored_must_be_listed(house: tuple[Server, FakeUpstream]) -> None:
+    """A wish is no advice: 400 that names the field, and nothing is sent."""
+    server, upstream = house
+    before = len(upstream.seen)
+    for fields in ({"store": True}, {"service_tier": "flex"}, {"modalities": ["text", "audio"]}):
+        reply = await server.ask("POST", "/v1/chat/completions", {"model": "hashed", **BODY, **fields})
+        assert (reply.status, reply.json()["error"]["param"]) == (400, next(iter(fields)))
+    assert len(upstream.seen) == before
 
 
 async def test_what_the_operator_forwards_arrives(house: tuple[Server, FakeUpstream]) -> None:

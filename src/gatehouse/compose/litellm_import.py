@@ -48,6 +48,10 @@ _TAKEN: Final = frozenset(
     | set(_PRICES)
 )
 """Fields of litellm_params that are looked at."""
+_MOVED: Final = frozenset(
+    {"api_key", "azure_ad_token", "aws_access_key_id", "aws_secret_access_key", "aws_session_token", "vertex_credentials"}
+)
+"""Those of them whose values never get into the file."""
 _ROUTING: Final = frozenset(
     {"fallbacks", "default_fallbacks", "model_group_alias", "routing_strategy", "num_retries", "timeout", "request_timeout"}
     | {"stream_timeout", "allowed_fails", "cooldown_time", "cache", "cache_params"}
@@ -133,6 +137,15 @@ class _Importer:
         said, model = _mapping(entry).get("model_name"), params.get("model")
         if not isinstance(said, str) or not isinstance(model, str) or not said or not model:
             self._note(where, "it has no model_name or no litellm_params.model")
+            return
+        broken = [field for field, value in params.items() if field in _TAKEN - _MOVED and not _is_plain(value)]
+        for field in broken:
+            self._note(
+                f"{where}.litellm_params.{field}",
+                "a line break or another character that is not to be seen stands in it; the entry is not taken over",
+                "write it in one line, without spaces around it",
+            )
+        if broken:
             return
         found = split_model(model)
         if found is None:
@@ -379,22 +392,29 @@ class _Importer:
         pairs: list[tuple[str, Any]] = []
         for entry in common.get("fallbacks") or ():
             pairs += _mapping(entry).items()
-        for name in self.models if common.get("default_fallbacks") else ():
-            pairs.append((name, common["default_fallbacks"]))
         for asked, wanted in pairs:
             model = self.models.get(self._renamed.get(asked, asked))
             if model is None:
                 self._note("fallbacks", f"{asked!r} is none of the models taken over")
                 continue
-            listed = model.setdefault("fallbacks", [])
-            for other in wanted if isinstance(wanted, list) else [wanted]:
-                name = self._renamed.get(other, other) if isinstance(other, str) else ""
-                if name not in self.models:
-                    self._note("fallbacks", f"{asked!r} falls back to {other!r}, which is none of the models taken over")
-                elif name not in listed and self.models[name] is not model:
-                    listed.append(name)
-            if not listed:
-                del model["fallbacks"]
+            self._fall_back("fallbacks", asked, model, wanted)
+        wanted = common.get("default_fallbacks")
+        for name, model in self.models.items() if wanted else ():
+            self._fall_back("default_fallbacks", name, model, wanted)
+
+    def _fall_back(self, where: str, asked: str, model: dict[str, Any], wanted: Any) -> None:
+        """Add to a model's fallbacks those of `wanted` that are there and answer some of what it answers."""
+        listed = model.setdefault("fallbacks", [])
+        for other in wanted if isinstance(wanted, list) else [wanted]:
+            name = self._renamed.get(other, other) if isinstance(other, str) else ""
+            if name not in self.models:
+                self._note(where, f"{asked!r} falls back to {other!r}, which is none of the models taken over")
+            elif _operations(model).isdisjoint(_operations(self.models[name])):
+                self._note(where, f"{asked!r} falls back to {name!r}, which answers nothing of what it answers; it does not here")
+            elif name not in listed and self.models[name] is not model:
+                listed.append(name)
+        if not listed:
+            del model["fallbacks"]
 
     def _aliases(self, aliases: Mapping[str, Any]) -> None:
         for alias, meant in aliases.items():
@@ -449,6 +469,19 @@ def _written(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return re.sub(f"{_MARK}([A-Za-z0-9_]+){_MARK}", r"${\1}", value.replace("${", "$${"))
+
+
+def _operations(model: Mapping[str, Any]) -> set[str]:
+    """What the targets of a model answer; those that do not say chat, and go on with texts."""
+    return {each for target in model["targets"] for each in target.get("operations", ("chat", "completion"))}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether nothing in a value could pass for something else in a file, or is a slip of a block of YAML."""
+    if isinstance(value, dict):
+        # Headers: their values are moved like secrets.
+        return all(_is_plain(name) for name in value)
+    return not isinstance(value, str) or (value.isprintable() and value == value.strip())
 
 
 def _mapping(value: Any) -> dict[str, Any]:

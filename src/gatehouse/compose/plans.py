@@ -9,6 +9,7 @@ import msgspec
 
 from gatehouse.adapters.engines.gguf import ModelFileRefused, read_context_length, slot_context
 from gatehouse.compose.providers import address
+from gatehouse.compose.providers import advice as known_advice
 from gatehouse.compose.providers import capabilities as default_capabilities
 from gatehouse.compose.providers import operations as default_operations
 from gatehouse.core.calls import Operation
@@ -201,6 +202,7 @@ def _target(settings: Settings, target: TargetSettings, lookup: Lookup) -> Targe
         region=target.region,
         deadlines=deadlines,
         breaker=breaker,
+        advice=known_advice(provider),
         forward=Forward(**{field: getattr(provider.forward, field) for field in provider.forward.__struct_fields__}),
     )
 

@@ -32,6 +32,7 @@ class Kind(msgspec.Struct, frozen=True):
     capabilities: Callable[[ProviderSettings, str], frozenset[Capability]]
     home: Callable[[ProviderSettings], str] = lambda settings: ""
     operations: Callable[[ProviderSettings], frozenset[Operation]] = lambda settings: CHATS
+    advice: Callable[[ProviderSettings], frozenset[str]] = lambda settings: frozenset()
 
 
 def build_model(settings: ProviderSettings, environment: Environment, tally: Tally | None = None, turn: Turn | None = None) -> Model:
@@ -62,6 +63,11 @@ def address(settings: ProviderSettings) -> str:
 def operations(settings: ProviderSettings) -> frozenset[Operation]:
     """What targets of a provider answer when the operator does not say; never embeddings, for which there are models of their own."""
     return KINDS[settings.kind].operations(settings)
+
+
+def advice(settings: ProviderSettings) -> frozenset[str]:
+    """The fields of `core.advice` that targets of a provider are told."""
+    return KINDS[settings.kind].advice(settings)
 
 
 def model_options(settings: ProviderSettings, environment: Environment, base_url: str) -> "ModelOptions":
@@ -98,6 +104,15 @@ def _openai_capabilities(settings: ProviderSettings, model: str) -> frozenset[Ca
 def _openai_operations(settings: ProviderSettings) -> frozenset[Operation]:
     profile = _profile(settings)
     return CHATS if profile.name in _CHAT_ONLY else profile.operations - {"embedding"}
+
+
+def _openai_advice(settings: ProviderSettings) -> frozenset[str]:
+    return _profile(settings).advice
+
+
+def _azure_advice(settings: ProviderSettings) -> frozenset[str]:
+    """The older surface refuses fields that are newer than the version it is asked for."""
+    return _profile(settings).advice if settings.api_version is None else frozenset()
 
 
 def _openai(settings: ProviderSettings, environment: Environment) -> Model:
@@ -178,12 +193,12 @@ COHERE_CAPABILITIES: Final = frozenset(
 )
 """https://docs.cohere.com/reference/chat"""
 
-_LIKE_OPENAI: Final = Kind(_openai, _openai_capabilities, lambda settings: _profile(settings).base_url, _openai_operations)
+_LIKE_OPENAI: Final = Kind(_openai, _openai_capabilities, lambda settings: _profile(settings).base_url, _openai_operations, _openai_advice)
 
 KINDS: Final[Mapping[str, Kind]] = {
     "openai": _LIKE_OPENAI,
     "openai-compatible": _LIKE_OPENAI,
-    "azure-openai": Kind(_azure, _openai_capabilities),
+    "azure-openai": Kind(_azure, _openai_capabilities, advice=_azure_advice),
     "anthropic": Kind(_anthropic, lambda settings, model: ANTHROPIC_CAPABILITIES, _anthropic_home),
     "mistral": _LIKE_OPENAI,
     "groq": _LIKE_OPENAI,

@@ -141,6 +141,7 @@ class StewardParts:
                 stored = await database.run(lambda connection: keep_fact(connection, ROOT_FINGERPRINT, root.fingerprint()))
                 check_fingerprint(stored, root)
                 parts = cls(database, root, steward, engines)
+                parts._settings = settings
                 parts._replays = Replays(clock, 60 * settings.idempotency.minutes, settings.idempotency.max_bytes)
                 await parts._build(environment, data_dir, clock, rng, spawn)
             except BaseException:
@@ -174,7 +175,7 @@ class StewardParts:
         self.books = books = SqlBooks(database.run, appender.append, _server_id(data_dir))
         tally = ProcessTally()
         self.drain = Drain(FileJournalShelf(data_dir / "journals"), books, self.office, clock, tally)
-        self.reports = Reports(SqlLedger(database.read), self.drain.drain_now)
+        self.reports = Reports(SqlLedger(database.read), self.drain.drain_now, lambda: self._settings.tags.allow)
         self._prices = SqlPriceBook(database.run)
         self.keys = KeyAdministration(store, self.checker, self.log, self._key_changed, clock, rng)
         self._rng = rng

@@ -1,6 +1,6 @@
 """What operators ask about calls and costs. A question is answered from a ledger that was drained after it was asked."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final, get_args
 
 from gatehouse.core.attribution import TAG_GROUP, TAG_NAME
@@ -14,11 +14,14 @@ MOST_GROUPS: Final = 12
 
 
 class Reports:
-    """Usage and requests of one tenant at a time; who may ask is decided before."""
+    """Usage and requests of one tenant at a time; who may ask is decided before. `tags` are those that the policy in force keeps."""
 
-    def __init__(self, ledger: LedgerReader, drain: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self, ledger: LedgerReader, drain: Callable[[], Awaitable[object]], tags: Callable[[], Collection[str]] = frozenset
+    ) -> None:
         self._ledger = ledger
         self._drain = drain
+        self._tags = tags
 
     async def usage(
         self, tenant: str, group_by: Sequence[str] = (), start: float | None = None, end: float | None = None
@@ -30,7 +33,8 @@ class Reports:
         `requests` counts calls; tokens and cost are those of every attempt, whatever became of it.
 
         Raises:
-            InvalidRequest: a group that is not one, or twice the same, or a range that ends before it begins.
+            InvalidRequest: a group that is not one, or twice the same, a tag that is not kept and that no call has, or a range that
+                ends before it begins.
             Unavailable: the journals or the database cannot be read.
         """
         groups: list[str] = []
@@ -47,7 +51,19 @@ class Reports:
         if start is not None and end is not None and end < start:
             raise InvalidRequest("The range ends before it begins.", param="to")
         await self._drain()
-        return await self._ledger.usage(UsageQuery(tenant, tuple(groups), start, end))
+        rows = await self._ledger.usage(UsageQuery(tenant, tuple(groups), start, end))
+        self._check_kept(groups, rows)
+        return rows
+
+    def _check_kept(self, groups: list[str], rows: list[UsageRow]) -> None:
+        """A tag that was kept once may still be asked for; one that never was is a mistake, and would look like costs of nobody."""
+        kept = self._tags()
+        for group in groups:
+            name = group.removeprefix(TAG_GROUP)
+            if group.startswith(TAG_GROUP) and name not in kept and all(row.group.get(group) is None for row in rows):
+                known = ", ".join(sorted(kept)) or "none"
+                text = f"The tag {name!r} is not kept, and no call here has it; tags.allow in the file has: {known}."
+                raise InvalidRequest(text, code="unknown_tag", param="group_by")
 
     async def request(self, tenant: str, request_id: str) -> list[Closed]:
         """Every attempt of a call in order, its stages with the last one.

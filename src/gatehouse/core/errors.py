@@ -121,6 +121,7 @@ class UpstreamFailed(GatehouseError):
         detail: str = "",
         sent: bool = True,
         caller_fault: bool = False,
+        too_large: bool = False,
     ) -> None:
         super().__init__(message, code=code, retry_after=retry_after, detail=detail)
         self.sent = sent
@@ -128,11 +129,14 @@ class UpstreamFailed(GatehouseError):
         self.caller_fault = caller_fault
         """True when the request itself is at fault, which is told as a 400: the target refused it (its 400, 413, 422), or with
         `sent` False its format has no words for it."""
+        self.too_large = too_large
+        """True beside `caller_fault` when the target takes no request of this size, which is told as a 413."""
 
     @property
     def final(self) -> bool:
-        """Whether no other target is to be tried: one has looked at the request and found fault with it."""
-        return self.caller_fault and self.sent
+        """Whether no other target is to be tried: one has looked at the request and found fault with it. Who finds it too large has
+        not looked, and another may take more."""
+        return self.caller_fault and self.sent and not self.too_large
 
 
 class Internal(GatehouseError):

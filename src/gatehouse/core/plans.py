@@ -126,6 +126,8 @@ class Target(msgspec.Struct, frozen=True):
     rung: Rung = "target"
     """What its plan has it for; other than "target" in fallbacks."""
     forward: Forward = Forward()
+    advice: frozenset[str] = frozenset()
+    """Fields of `core.advice` that it knows; of the others it is told only those that the model lists."""
     ends_at_context: bool = False
     """An answer that fills the context just ends there, so that no bound of the answer is too large for it (embedded engines)."""
 

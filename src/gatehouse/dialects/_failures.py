@@ -41,7 +41,7 @@ def failure(status: int, headers: Mapping[bytes, bytes], message: object, words:
     if status in (400, 413, 422):
         said = sayable(message)
         text = f"The model refused the request: {said}" if said else f"The model refused the request ({_phrase(status)})."
-        return UpstreamFailed(text, code="upstream_rejected", detail=detail, caller_fault=True)
+        return UpstreamFailed(text, code="upstream_rejected", detail=detail, caller_fault=True, too_large=status == 413)
     return UpstreamFailed("The model failed to answer.", code="upstream_rejected", retry_after=wait, detail=detail)
 
 

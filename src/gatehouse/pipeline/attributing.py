@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Final
 
 from gatehouse.core.attribution import LONGEST_USER, LONGEST_VALUE, Attribution, AttributionPolicy, tags_of_header
+from gatehouse.core.calls import Call
 from gatehouse.core.identity import Principal
 from gatehouse.core.ports import Scanner
 from gatehouse.core.traces import parse_traceparent
@@ -60,7 +61,7 @@ class Attributor:
         parent = None if came is None else parse_traceparent(came)
         trace = "" if parent is None else parent.trace
         tags = self._kept(x) if self._tags else ()
-        user = x.call.user if x.call is not None and self._user != "off" else None
+        user = _end_user(x.call) if x.call is not None and self._user != "off" else None
         end_user = "" if not user else self._named(user, principal)
         return Attribution(tags, end_user, trace, peer) if tags or end_user or trace or peer else None
 
@@ -96,3 +97,9 @@ class Attributor:
         if dropped and DROPPED not in x.flags:
             x.flags.append(DROPPED)
         return tuple(sorted(kept.items()))
+
+
+def _end_user(call: Call) -> str | None:
+    """Who the caller asks for: `user`, or what took its place in OpenAI's API."""
+    named = call.user or call.extra.get("safety_identifier")
+    return named if isinstance(named, str) else None

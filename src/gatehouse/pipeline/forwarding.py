@@ -1,7 +1,8 @@
 """What a target is told beside the question: who asks, tags, whether to store it, where it stands in a trace. By policy only.
 
 Every call passes here on its way to any model, whatever format that speaks, so that no adapter can forget it. By default
-nothing of it goes out. `tracestate` and `baggage` never do, nor does any other header of the caller.
+nothing of it goes out. What a call only advises goes to targets that know the field.
+`tracestate` and `baggage` never do, nor does any other header of the caller.
 """
 
 import hashlib
@@ -10,8 +11,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from gatehouse.core.advice import advises
 from gatehouse.core.calls import Call
-from gatehouse.core.plans import Forward, Target
+from gatehouse.core.plans import Target
 from gatehouse.core.traces import child_traceparent, parse_traceparent
 from gatehouse.pipeline.attempt import Attempt
 from gatehouse.pipeline.exchange import Exchange
@@ -19,7 +21,10 @@ from gatehouse.pipeline.exchange import Exchange
 _TRACE_HEADER: Final = b"traceparent"
 _USER_FIELDS: Final = ("safety_identifier",)
 """Fields among `extra` that name the end user as `user` does."""
+_MAY_NAME_USER: Final = ("prompt_cache_key",)
+"""Fields in which applications put who is asking, though they are there for something else; a model that lists one passes it on."""
 _STORE: Final = "store"
+_NOTHING: Final[frozenset[str]] = frozenset()
 _HASH_BYTES: Final = 16
 
 
@@ -41,7 +46,8 @@ class Forwarding:
                 attempt.traceparent = child_traceparent(parent, x.request_id, attempt.number)
         if call.user is None and not call.metadata and not call.extra:
             return call
-        return self._shown(call, target.forward, target.provider, attempt.tenant)
+        listed = x.plan.extra_fields if x.plan is not None else _NOTHING
+        return self._shown(call, target, listed, attempt.tenant)
 
     def hashed(self, user: str, provider: str, tenant: str) -> str | None:
         """The name under which an end user is known to one provider: another one than to any other, and than in our ledger."""
@@ -50,19 +56,22 @@ class Forwarding:
         words = f"{provider}\0{tenant}\0{user}".encode("utf-8", "surrogatepass")
         return f"u_{hmac.digest(self._key, words, hashlib.sha256)[:_HASH_BYTES].hex()}"
 
-    def _shown(self, call: Call, policy: Forward, provider: str, tenant: str) -> Call:
+    def _shown(self, call: Call, target: Target, listed: frozenset[str], tenant: str) -> Call:
+        policy = target.forward
+
         def named(user: Any) -> str | None:
             if not isinstance(user, str) or not user or policy.user == "off":
                 return None
-            return user if policy.user == "plain" else self.hashed(user, provider, tenant)
+            return user if policy.user == "plain" else self.hashed(user, target.provider, tenant)
 
-        extra = call.extra
-        if extra:
-            names = {field: named(extra[field]) for field in _USER_FIELDS if field in extra}
-            kept = {name: value for name, value in extra.items() if name not in _USER_FIELDS}
-            kept |= {field: name for field, name in names.items() if name is not None}
-            if not policy.store and kept.get(_STORE) not in (None, False):
-                # To ask that nothing is stored is always passed on.
-                del kept[_STORE]
-            extra = kept
+        extra = {}
+        for field, value in call.extra.items():
+            if field not in listed and field not in target.advice and advises(field, value):
+                continue  # asked of whoever knows it, and this target does not
+            if field in _USER_FIELDS or (field in _MAY_NAME_USER and field not in listed):
+                if (name := named(value)) is not None:
+                    extra[field] = name
+            elif field != _STORE or policy.store or value is False:
+                # To ask that nothing is stored needs no policy.
+                extra[field] = value
         return replace(call, user=named(call.user), metadata=call.metadata if policy.metadata else {}, extra=extra)

@@ -44,7 +44,8 @@ class Rungs:
             return "stale", answer
         if ladder.text and _takes_text(call):
             choices = tuple([Choice(index, ladder.text) for index in range(call.choices)])
-            return "text", Answer(choices, x.request_id, plan.model, int(x.started_at))
+            # A count of nothing: who asked for the usage gets it, and nobody wrote a word of this.
+            return "text", Answer(choices, x.request_id, plan.model, int(x.started_at), NO_USAGE)
         return None
 
     def descend(self, x: Exchange, plan: Plan, below: tuple[Rung, Answer]) -> Events:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from gatehouse.core.advice import advises
 from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Message, Part, RefusalPart, ResponseFormat, TextPart, ThinkingPart
 
 Located = tuple[str, str]
@@ -112,8 +113,8 @@ def unscannable(call: Call) -> Iterator[tuple[str, str]]:
     for index, text in enumerate(call.inputs):
         if not isinstance(text, str):
             yield "tokens", f"{_input_field(call)}[{index}]"
-    if call.extra:
-        yield "extra", ", ".join(sorted(call.extra))
+    if call.extra and (unknown := [name for name, value in call.extra.items() if not advises(name, value)]):
+        yield "extra", ", ".join(sorted(unknown))
 
 
 def rewritten(call: Call, changes: Mapping[str, str]) -> Call:

@@ -311,6 +311,7 @@ class _Job:
         self._inputs: dict[int, int] = {}
         """Tokens of each prompt."""
         self._output = 0
+        self._finished: set[int] = set()
         self._failed = False
         self._id = ""
         self._created = 0
@@ -327,6 +328,8 @@ class _Job:
         elif event.choices:
             if event.usage is not None:
                 event = msgspec.structs.replace(event, usage=None)
+            if event.choices[-1].finish is not None:
+                self._finished.add(choice)
             if self.call.choices > 1:
                 # The choices of one answer are runs of their own in the engine.
                 choices = tuple(msgspec.structs.replace(each, index=choice) for each in event.choices)
@@ -353,6 +356,9 @@ class _Job:
     def _complete(self) -> None:
         usage = Usage(input=sum(self._inputs.values()), output=self._output)
         if self.call.stream:
+            if len(self._finished) < self.call.choices:
+                self.fail(EngineRefused("upstream_broken", "The embedded model broke off its answer."))
+                return
             last = Chunk(usage=usage, id=self._id, created=self._created)
             self.guest.send(Pieces(self.number, (last,)), Done(self.number))
         else:

@@ -56,6 +56,7 @@ def ended(reason: str = "end_turn", **usage: Any) -> bytes:
 
 
 STOP = frame("message_stop")
+UNSAID = start() + block() + said() + stop() + ended("") + STOP
 TOOL: dict[str, Any] = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
 
 
@@ -234,7 +235,8 @@ def test_a_missing_blank_line_after_the_last_frame_is_forgiven() -> None:
 
 
 @pytest.mark.parametrize(
-    "stream", [b"", b": only comments\n\n", STOP, start() + STOP, said(), start() + start(), start() + delta(type="input_json_delta")]
+    "stream",
+    [b"", b": only comments\n\n", STOP, start() + STOP, said(), start() + start(), start() + delta(type="input_json_delta"), UNSAID],
 )
 def test_a_stream_out_of_order_is_no_answer(stream: bytes) -> None:
     """No message, a second one, a piece before it, an end without a reason, input of no tool."""

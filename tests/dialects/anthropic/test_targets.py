@@ -55,7 +55,7 @@ def test_every_plain_field() -> None:
     """Under its name here; hints that the API does not know are left out, and a temperature above 1 is 1."""
     body = sent(
         stream=True, stop=("END",), temperature=1.7, top_p=0.5, top_k=4, seed=3, presence_penalty=0.5,
-        extra={"service_tier": "auto"},
+        extra={"service_tier": "auto", "store": False, "safety_identifier": "ann", "verbosity": "low", "prompt_cache_key": "a"},
     )  # fmt: skip
     assert {name: value for name, value in body.items() if name not in ("model", "messages", "max_tokens")} == {
         "stream": True, "stop_sequences": ["END"], "temperature": 1, "top_p": 0.5, "top_k": 4, "service_tier": "auto",

@@ -282,6 +282,7 @@ def test_a_whole_answer_passes_as_its_own_bytes(name: str) -> None:
         (UpstreamFailed("x", code="upstream_timeout"), 504, "timeout_error"),
         (UpstreamFailed("x", code="upstream_overloaded"), 529, "overloaded_error"),
         (UpstreamFailed("x", code="upstream_rejected", caller_fault=True), 400, "invalid_request_error"),
+        (UpstreamFailed("x", code="upstream_rejected", caller_fault=True, too_large=True), 413, "request_too_large"),
     ],
 )
 def test_errors_in_the_apis_shape(error: GatehouseError, status: int, kind: str) -> None:

@@ -133,9 +133,12 @@ def test_an_end_in_an_error_is_a_failure(word: str, code: str) -> None:
     assert fail(StreamDecoder(), said(), END.replace(b"COMPLETE", word.encode()))[1].code == code
 
 
-@pytest.mark.parametrize("tail", [b"", b"data: ", b'data: {"type":"message-end"', b": bye\n\n"])
+@pytest.mark.parametrize(
+    "tail",
+    [b"", b"data: ", b'data: {"type":"message-end"', b": bye\n\n", b'data: {"type":"message-end"}\n\n', END.replace(b"COMPLETE", b"")],
+)
 def test_a_stream_without_its_end_is_broken(tail: bytes) -> None:
-    """`message-end` is the last word, and what follows it is dropped."""
+    """`message-end` is the last word, where it says why it ended; what follows it is dropped."""
     events, failed = fail(StreamDecoder(), START, said(), tail)
     assert (len(events), failed.code) == (1, "upstream_broken")
     assert len(read(StreamDecoder(), START + said() + END + said("late"), b"data: [DONE]\n\n")) == 2

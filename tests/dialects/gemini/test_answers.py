@@ -230,6 +230,13 @@ def test_a_stream_that_stops_in_the_middle_is_broken(tail: bytes) -> None:
     assert (len(events), failed.code) == (1, "upstream_broken")
 
 
+@pytest.mark.parametrize("unsaid", ["", "FINISH_REASON_UNSPECIFIED"])
+def test_an_unsaid_reason_is_no_end(unsaid: str) -> None:
+    """The API's word for none: a stream that ends after it broke off."""
+    assert fail(StreamDecoder(), frame({"text": "x"}, finish=unsaid))[1].code == "upstream_broken"
+    assert len(read(StreamDecoder(), frame({"text": "x"}, finish=unsaid) + frame({"text": "y"}))) == 2
+
+
 def test_a_stream_that_stops_inside_a_piece_is_broken() -> None:
     """Even after a reason to end: more was being said."""
     assert fail(StreamDecoder(), frame({"text": "x"}), b'data: {"candidates":[{"con')[1].code == "upstream_broken"

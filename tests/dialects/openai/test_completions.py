@@ -190,12 +190,13 @@ def test_a_stream_cut_anywhere_is_the_same_stream(cuts: list[int]) -> None:
 
 
 def test_a_stream_that_breaks_off() -> None:
-    """Without every prompt's and choice's end, or [DONE], it is broken."""
-    decoder = CompletionStreamDecoder(2)
-    decoder.feed(b"".join(STREAM[:3]))
-    with pytest.raises(UpstreamFailed) as caught:
-        decoder.close()
-    assert caught.value.code == "upstream_broken"
+    """Without every prompt's and choice's end it is broken, whether it says [DONE] or not."""
+    for end in (b"", b"data: [DONE]\n\n"):
+        decoder = CompletionStreamDecoder(2)
+        decoder.feed(b"".join(STREAM[:3]) + end)
+        with pytest.raises(UpstreamFailed) as caught:
+            decoder.close()
+        assert caught.value.code == "upstream_broken"
 
 
 def test_usage_in_a_stream_is_for_who_asked() -> None:

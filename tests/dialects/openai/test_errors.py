@@ -1,6 +1,7 @@
 """The one table of errors, both ways."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -51,6 +52,12 @@ BODY = b'{"error":{"message":"secret-host says sk-abcdef1234567890","type":"serv
         (UpstreamFailed("m", code="upstream_unreachable"), 503, "upstream_error", "upstream_unreachable"),
         (UpstreamFailed("m", code="upstream_overloaded"), 503, "upstream_error", "upstream_overloaded"),
         (UpstreamFailed("m", code="upstream_rejected", caller_fault=True), 400, "invalid_request_error", "upstream_rejected"),
+        (
+            UpstreamFailed("m", code="upstream_rejected", caller_fault=True, too_large=True),
+            413,
+            "invalid_request_error",
+            "upstream_rejected",
+        ),
         (Internal("m"), 500, "server_error", "internal_error"),
         (GatehouseError("m"), 500, "server_error", "internal_error"),
     ],
@@ -91,7 +98,7 @@ def test_no_kind_is_forgotten() -> None:
         (400, "upstream_rejected", True),
         (413, "upstream_rejected", True),
         (422, "upstream_rejected", True),
-        (404, "upstream_rejected", True),
+        (404, "upstream_rejected", False),
         (401, "upstream_auth", False),
         (403, "upstream_auth", False),
         (408, "upstream_timeout", False),
@@ -122,13 +129,60 @@ def test_a_targets_status_says_whose_fault_it_is(status: int, code: str, caller:
         b"<html>",
         b"",
         b'{"error":{"message":"m","code":"DeploymentNotFound"}}',
+        b'{"object":"error","message":"The model `x` does not exist.","type":"NotFoundError","param":null,"code":404}',
+        b'{"error":{"message":"model \'x\' not found, try pulling it first","type":"api_error","param":null,"code":null}}',
+        b'{"error":{"message":"/models/x.gguf: No such file or directory","code":404,"type":"not_found_error"}}',
+        b'{"detail":"Not Found"}',
+        b'{"error":"x"}',
     ],
 )
-def test_a_missing_model_is_the_configurations_fault(body: bytes) -> None:
-    """Another target may have it; the caller chose neither name nor path."""
+def test_what_is_missing_is_the_configurations_fault(body: bytes) -> None:
+    """Another target may have it; the caller chose neither name nor path. OpenAI, a proxy, Azure, vLLM, Ollama, llama-server, FastAPI."""
     failure = decode_error(404, {}, body)
-    assert not failure.caller_fault
-    assert "x" not in failure.message
+    assert (failure.caller_fault, failure.final) == (False, False)
+    assert failure.message == "The model failed to answer."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "No such File object: file-abc123"},
+        {"message": "not here", "param": "messages[0].content[0].file.file_id"},
+        {"message": "not here", "code": "file_not_found"},
+    ],
+)
+def test_a_missing_file_is_the_callers_fault(error: dict[str, str]) -> None:
+    """He named it, and no other target will have it."""
+    failure = decode_error(404, {}, json.dumps({"error": error}).encode())
+    assert (failure.caller_fault, failure.final) == (True, True)
+    assert "abc123" not in failure.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "callers"),
+    [
+        ({"code": "model_decommissioned"}, False),
+        ({"code": "invalid_model"}, False),
+        ({"code": "model_not_found"}, False),
+        ({"param": "model"}, False),
+        ({"code": "context_length_exceeded", "param": "messages"}, True),
+        ({"code": "invalid_value", "param": "temperature"}, True),
+        ({"code": "model_output_too_long"}, True),
+        ({"code": 400}, True),
+    ],
+)
+def test_a_refusal_of_the_model_is_no_refusal_of_the_call(fields: dict[str, Any], callers: bool) -> None:
+    """Some servers say 400 where the model is not theirs any more: the caller cannot help it."""
+    assert decode_error(400, {}, json.dumps({"error": {"message": "m", **fields}}).encode()).caller_fault == callers
+
+
+def test_what_is_too_large_for_one_target_is_told_as_that() -> None:
+    """It is the caller's to make it smaller, though another target may take it as it is; a bound of tokens a minute is none of a size."""
+    failure = decode_error(413, {}, b"<html>413 Request Entity Too Large</html>")
+    assert (failure.caller_fault, failure.too_large, failure.final) == (True, True, False)
+    assert DIALECT.encode_error(failure, "req_1")[0] == 413
+    limited = decode_error(413, {}, b'{"error":{"message":"tokens per minute","type":"tokens","code":"rate_limit_exceeded"}}')
+    assert (limited.code, limited.caller_fault) == ("upstream_overloaded", False)
 
 
 @pytest.mark.parametrize(

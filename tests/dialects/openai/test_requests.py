@@ -162,6 +162,13 @@ def test_both_output_bounds_must_agree() -> None:
     assert refuse(max_tokens=7, max_completion_tokens=8).param == "max_completion_tokens"
 
 
+def test_streams_are_not_padded() -> None:
+    """To say so is fine, to ask for it is not."""
+    assert decode(stream=True, stream_options={"include_usage": True, "include_obfuscation": False}).include_usage
+    assert refuse(stream=True, stream_options={"include_obfuscation": True}).param == "stream_options.include_obfuscation"
+    assert refuse(stream_options={"include_obfuscation": False}).param == "stream_options"
+
+
 def test_explicit_nulls_are_absent_fields() -> None:
     """Every optional field, known or not, may be null."""
     optional = [

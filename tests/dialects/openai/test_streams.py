@@ -149,6 +149,30 @@ def test_a_stream_that_stops_in_the_middle_is_broken(tail: bytes) -> None:
     assert failure.code == "upstream_broken"
 
 
+@pytest.mark.parametrize("before", [(said(),), (said(), said(index=1, finish="stop")), (said(finish=""), USAGE)])
+@pytest.mark.parametrize("choices", [1, 2])
+def test_done_is_no_end_of_a_choice_that_never_ended(before: tuple[bytes, ...], choices: int) -> None:
+    """Servers and gateways write [DONE] behind an answer that broke off, too: the caller is not told that it is whole."""
+    events, failure = fail(*before, DONE, choices=choices)
+    assert len(events) == len(before)
+    assert failure.code == "upstream_broken"
+    assert fail(*before, b"data: [DONE]", choices=choices)[1].code == "upstream_broken"
+
+
+def test_done_ends_choices_in_any_order_and_fewer_than_asked_for() -> None:
+    """Reasons at the very end, in one frame or several, before or after the usage; and a server that knows of no second choice."""
+    both = frame(choices=[{"index": 1, "delta": {}, "finish_reason": "length"}, {"index": 0, "delta": {}, "finish_reason": "stop"}])
+    assert len(read(said(), said(index=1), both, USAGE, DONE, choices=2)) == 4
+    assert len(read(said(), said(index=1), USAGE, both, DONE, choices=2)) == 4
+    assert len(read(frame(choices=[]), said(), STOP, DONE, choices=2)) == 3
+
+
+def test_an_empty_reason_is_none() -> None:
+    """Some servers write it into every piece."""
+    events = read(said(finish=""), said(finish=""), STOP)
+    assert [event.choices[0].finish for event in events if isinstance(event, Chunk)] == [None, None, "stop"]
+
+
 def test_every_choice_has_to_end() -> None:
     """With two choices asked for, one finish reason is not enough, nor is one that never began."""
     assert fail(said(), said(index=1), STOP, choices=2)[1].code == "upstream_broken"

@@ -4,6 +4,8 @@ Control tokens in such a prompt are control tokens: it is the caller's whole pro
 protected. Beginning the answer with the prompt (`echo`) is done by us.
 """
 
+import secrets
+import time
 from typing import Any, Final
 
 import msgspec
@@ -62,7 +64,7 @@ def raw_request(call: Call) -> bytes:
 
 def nothing_more(text: str, tokens: int, *, streams: bool) -> Chunk | Answer:
     """The answer to who asks for no token more."""
-    usage = Usage(input=tokens)
+    usage, name, now = Usage(input=tokens), f"cmpl-{secrets.token_hex(12)}", int(time.time())
     if streams:
-        return Chunk((ChoiceDelta(text=text, finish="length", begins=True),), usage=usage)
-    return Answer((Choice(text=text, finish="length"),), usage=usage)
+        return Chunk((ChoiceDelta(text=text, finish="length", begins=True),), name, "", now, usage)
+    return Answer((Choice(text=text, finish="length"),), name, "", now, usage)

@@ -53,7 +53,7 @@ def describe(error: GatehouseError, request_id: str) -> tuple[int, dict[str, Any
     if isinstance(error, UpstreamFailed):
         status, kind = _UPSTREAM.get(error.code, (status, kind))
         if error.caller_fault:
-            status, kind = 400, "invalid_request_error"
+            status, kind = _TABLE["too_large" if error.too_large else "invalid_request"]
     elif error.kind == "unavailable" and error.retry_after is not None:
         # What waiting heals; a configuration that cannot serve is no overload.
         status, kind = _UPSTREAM["upstream_overloaded"]

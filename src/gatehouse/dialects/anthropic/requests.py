@@ -22,6 +22,7 @@ from gatehouse.dialects._bodies import is_unknown_field, read_with_extra
 from gatehouse.dialects._failures import inexpressible
 from gatehouse.dialects._forbidden import refuse_forbidden
 from gatehouse.dialects._json import explain, invalid, refuse_ambiguity
+from gatehouse.dialects._opinions import NOT_ASKED
 from gatehouse.dialects._schemas import SchemaBounds
 from gatehouse.dialects.anthropic._messages import system_and_turns, tool
 from gatehouse.dialects.anthropic._shapes import (
@@ -201,7 +202,7 @@ def encode_request(call: Call, model: str, *, system_turns: bool = False, anthro
     """
     if call.n != 1 or call.logprobs or call.logit_bias:
         _refuse(call)
-    body: dict[str, Any] = dict(call.extra)
+    body: dict[str, Any] = {name: value for name, value in call.extra.items() if name not in NOT_ASKED}
     if anthropic_version is None:
         body["model"] = model
     else:

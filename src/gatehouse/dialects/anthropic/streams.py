@@ -223,7 +223,7 @@ class StreamDecoder:
                 frame = b""
         delta = event.delta
         choice = None
-        if delta is not None and delta.stop_reason is not None:
+        if delta is not None and delta.stop_reason:
             self._ended = True
             choice = ChoiceDelta(finish=finish_reason(delta.stop_reason), stop_sequence=delta.stop_sequence)
         choices = () if choice is None else (choice,)

@@ -13,6 +13,7 @@ import msgspec
 
 from gatehouse.core.calls import Call, ResponseFormat, Tool, ToolChoice
 from gatehouse.dialects._failures import inexpressible
+from gatehouse.dialects._opinions import NOT_ASKED
 from gatehouse.dialects.bedrock.content import cache_point, mentions_tools, write_conversation
 
 Family = Literal["anthropic", "nova", "nova-2", "mistral", "cohere", "openai", "other"]
@@ -69,7 +70,7 @@ def encode_request(call: Call, model: str, guardrail: Guardrail | None = None) -
     output = _output(call, family)
     if output:
         body["outputConfig"] = output
-    more = {**call.extra, **_additional(call, family)}
+    more = {name: value for name, value in call.extra.items() if name not in NOT_ASKED} | _additional(call, family)
     if more:
         body["additionalModelRequestFields"] = more
     if guardrail is not None:

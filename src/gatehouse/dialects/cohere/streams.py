@@ -1,4 +1,4 @@
-"""Streams of Cohere's `/v2/chat`: typed events, ended by `message-end`."""
+"""Streams of Cohere's `/v2/chat`: typed events, ended by a `message-end` that says why."""
 
 from typing import Final
 
@@ -115,7 +115,9 @@ class StreamDecoder:
     def _end(self, delta: DeltaPiece) -> Chunk:
         if delta.error:
             raise UpstreamFailed("The model failed to answer.", code="upstream_rejected", detail="the message ended in an error")
-        finish = finish_reason(delta.finish_reason or "COMPLETE")
+        if not delta.finish_reason:
+            raise UpstreamFailed("The model broke off its answer.", code="upstream_broken", detail="message-end without a reason")
+        finish = finish_reason(delta.finish_reason)
         usage = read_usage(delta.usage) if given(delta.usage) else None
         self.finished = True
         return Chunk((ChoiceDelta(finish=finish, begins=not self._begun),), self._id, usage=usage, dialect=NAME)

@@ -19,6 +19,7 @@ from gatehouse.dialects.gemini.answers import NAME, is_blocked
 from gatehouse.dialects.gemini.errors import error_in_answer
 from gatehouse.dialects.gemini.usage import read_usage
 
+_UNSAID: Final = "FINISH_REASON_UNSPECIFIED"
 _decode: Final = msgspec.json.Decoder(GenerateReply).decode
 
 
@@ -148,7 +149,7 @@ class StreamDecoder:
                 else:
                     text += part.text
         finish = None
-        if reply.finish_reason is not None:
+        if reply.finish_reason and reply.finish_reason != _UNSAID:
             finish = finish_reason(reply.finish_reason, called=candidate.tools > 0)
             if candidate.ended:
                 finish = None

@@ -280,6 +280,7 @@ class StreamOptions(_Shape):
     """What a stream carries beside the answer."""
 
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 AnyMessage = UserShape | AssistantShape | SystemShape | DeveloperShape | ToolShape

@@ -26,7 +26,7 @@ from gatehouse.dialects.openai._shapes import Identifier, Penalty, StopText, Str
 from gatehouse.dialects.openai.answers import without_usage
 from gatehouse.dialects.openai.errors import describe, error_in_answer
 from gatehouse.dialects.openai.profiles import PLAIN, Profile
-from gatehouse.dialects.openai.requests import adjust
+from gatehouse.dialects.openai.requests import adjust, check_stream_options
 from gatehouse.dialects.openai.streams import StreamDecoder, end_of_stream, pass_usage, with_usage
 from gatehouse.dialects.openai.usage import read_usage, write_usage
 
@@ -74,8 +74,8 @@ def decode_completion_request(body: bytes) -> Call:
     n = request.n or 1
     if request.best_of not in (None, 1, n):
         raise invalid("best_of", "is not offered here: what is thrown away costs like what is kept. Ask for n choices and take the best.")
-    if request.stream_options is not None and not request.stream:
-        raise invalid("stream_options", "needs stream to be true.")
+    if request.stream_options is not None:
+        check_stream_options(request.stream_options, stream=bool(request.stream))
     stop, options = request.stop, request.stream_options
     return Call(
         operation="completion",

@@ -13,7 +13,10 @@ import msgspec
 from gatehouse.core.errors import GatehouseError, UpstreamFailed
 from gatehouse.dialects._failures import failure
 
-_MISCONFIGURED: Final = re.compile(r"(?i)model|deploy")
+_MISCONFIGURED: Final = re.compile(r"(?i)(?:unknown|invalid)_model|model_(?:not_|decommissioned|terms)|deploymentnotfound")
+"""Codes for a model that is not there or not ours to use."""
+_NAMED_BY_CALLER: Final = re.compile(r"(?i)\bno such file object\b|\bfile[-_ ]?id\b|\bfile_not_found\b|\bfile-[a-z0-9]{8}")
+"""What a caller can refer to that is kept at a target, in the words of its code, its field or its message."""
 
 _TABLE: Final[dict[str, tuple[int, str, str]]] = {
     # kind: status, type, code (used where core's code is the bare kind)
@@ -42,7 +45,7 @@ def describe(error: GatehouseError, request_id: str) -> tuple[int, dict[str, Any
     if isinstance(error, UpstreamFailed):
         status = _UPSTREAM_STATUS.get(error.code, status)
         if error.caller_fault:
-            status, kind = 400, "invalid_request_error"
+            status, kind = 413 if error.too_large else 400, "invalid_request_error"
     elif code == "insufficient_quota":
         kind = code
     param = None if error.param is None else _encodable(error.param)
@@ -58,21 +61,27 @@ class _ErrorObject(msgspec.Struct, gc=False):
     message: Any = None
     code: Any = None
     type: Any = None
+    param: Any = None
 
 
 def decode_error(status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamFailed:
     """What a target's error answer means: whose fault, whether waiting helps, what the caller may be told.
 
-    `headers` have lower-case names. A 404 that names the model or deployment, or has no error object at all, is the
-    configuration's fault, not the caller's.
+    `headers` have lower-case names. What is not there is the configuration's fault (the model, the address), since the caller chose
+    neither, unless the error says that it is a file the caller named; so is a 400 about the model. A 413 about the tokens of a
+    minute is a limit of ours.
     """
     error = _error_object(body)
     words = (error.code, error.type)
-    if status == 404 and isinstance(error.message, str) and not _MISCONFIGURED.search(str(error.code)):
-        detail = failure(status, headers, None, words).detail
+    if status == 413 and error.code == "rate_limit_exceeded":
+        status = 429
+    failed = failure(status, headers, error.message, words)
+    if status == 404 and any(isinstance(said, str) and _NAMED_BY_CALLER.search(said) for said in (error.code, error.param, error.message)):
         text = "The model refused the request: something it refers to does not exist there."
-        return UpstreamFailed(text, code="upstream_rejected", detail=detail, caller_fault=True)
-    return failure(status, headers, error.message, words)
+        return UpstreamFailed(text, code="upstream_rejected", detail=failed.detail, caller_fault=True)
+    if status == 400 and (error.param == "model" or (isinstance(error.code, str) and _MISCONFIGURED.search(error.code))):
+        return UpstreamFailed("The model failed to answer.", code="upstream_rejected", detail=failed.detail)
+    return failed
 
 
 def error_in_answer(raw: bytes | msgspec.Raw) -> UpstreamFailed:
@@ -92,6 +101,7 @@ class _ErrorBody(msgspec.Struct, gc=False):
     detail: Any = None
     code: Any = None
     type: Any = None
+    param: Any = None
 
 
 def _error_object(body: bytes) -> _ErrorObject:
@@ -102,7 +112,7 @@ def _error_object(body: bytes) -> _ErrorObject:
     inner = _read_object(whole.error)
     if inner.message is None:
         said = whole.message if isinstance(whole.message, str) else whole.detail
-        return _ErrorObject(said, inner.code or whole.code, inner.type or whole.type)
+        return _ErrorObject(said, inner.code or whole.code, inner.type or whole.type, inner.param or whole.param)
     return inner
 
 

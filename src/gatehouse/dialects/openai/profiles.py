@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from gatehouse.core.advice import ADVICE
 from gatehouse.core.calls import Operation
 from gatehouse.core.plans import Capability
 
@@ -34,7 +35,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     renames: dict[str, str] = {}
     """Fields it knows under another name."""
     drops: frozenset[str] = frozenset()
-    """Fields it refuses or ignores, and that only advise."""
+    """Fields of a `Call` that it refuses or ignores, and that only advise."""
+    advice: frozenset[str] = frozenset()
+    """Fields of `core.advice` that it knows. It is not told the others: many servers refuse what they do not know."""
     asks_usage: bool = True
     """It counts a stream when asked (`stream_options`); False: it always does, and does not know the field."""
     developer_role: bool = True
@@ -67,8 +70,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(Capability) - self.lacks
 
 
-PLAIN: Final = Profile(name="openai-compatible", source="https://platform.openai.com/docs/api-reference/chat")
-"""A server of which nothing is known: it is taken at its word that it is compatible."""
+PLAIN: Final = Profile(
+    name="openai-compatible",
+    source="https://platform.openai.com/docs/api-reference/chat",
+    advice=frozenset({"store", "safety_identifier", "prompt_cache_key", "verbosity"}),
+)
+"""A server of which nothing is known: it is taken at its word that it is compatible, and not told what says no more than a default."""
 
 OPENAI: Final = Profile(
     name="openai",
@@ -76,13 +83,15 @@ OPENAI: Final = Profile(
     base_url="https://api.openai.com/v1",
     lacks=frozenset({Capability.TOP_K}),
     tokens_field="max_completion_tokens",
+    advice=ADVICE,
 )
 
 AZURE: Final = Profile(
     name="azure-openai",
-    source="https://learn.microsoft.com/azure/ai-foundry/openai/reference",
+    source="https://learn.microsoft.com/azure/foundry/reference/rest/chat-create-chat-completion",
     lacks=frozenset({Capability.TOP_K}),
     tokens_field="max_completion_tokens",
+    advice=ADVICE,
 )
 
 _SERVERS: Final = (
@@ -146,6 +155,7 @@ _HOSTED: Final = (
         operations=_CHAT_AND_VECTORS,
         lacks=frozenset({Capability.FILES, Capability.AUDIO, Capability.LOGPROBS, Capability.LOGIT_BIAS, Capability.TOP_K}),
         renames={"seed": "random_seed", "dimensions": "output_dimension"},
+        advice=frozenset({"prompt_cache_key"}),
         drops=frozenset({"user", "reasoning_effort"}),
         asks_usage=False,
         developer_role=False,
@@ -218,6 +228,7 @@ _HOSTED: Final = (
         base_url="https://openrouter.ai/api/v1",
         lacks=frozenset({Capability.CHOICES, Capability.INFILL}),
         drops=frozenset({"metadata"}),
+        advice=frozenset({"verbosity"}),
         developer_role=False,
         reasoning_field="reasoning",
         cache_marks=True,

@@ -6,9 +6,11 @@ What is done with the documented fields we cannot carry in a `Call`:
 
 - `store`, `service_tier`, `modalities`, `audio`, `prediction`, `web_search_options`, `verbosity`, `prompt_cache_key`,
   `prompt_cache_options`, `prompt_cache_retention`, `safety_identifier`, `moderation` and any other top-level field land in
-  `Call.extra`. Route refuses those that the model does not list in `extra_fields`, so none is ignored silently.
+  `Call.extra`. Route lets pass what only advises (`core.advice`) and refuses the others unless the model lists them in
+  `extra_fields`, so that nothing that is asked for is ignored silently.
 - `functions`, `function_call` and messages of role `function` are refused with a word on their successors.
-- Inside objects every unknown field is refused (`prompt_cache_breakpoint`, `include_obfuscation` too): nobody could list it.
+- Inside objects every unknown field is refused (`prompt_cache_breakpoint` too): nobody could list it. Streams are not padded, so
+  `include_obfuscation` may be said to be false, and true is refused.
 - Custom tools and allowed-tools choices are refused; calls of custom tools in the history are carried.
 - An explicit null is the same as an absent field.
 """
@@ -49,6 +51,7 @@ from gatehouse.dialects.openai._shapes import (
     FunctionTool,
     ImageShape,
     SchemaFormat,
+    StreamOptions,
     UserShape,
 )
 from gatehouse.dialects.openai.profiles import BINDING, PLAIN, Profile
@@ -124,8 +127,8 @@ def _check(request: ChatRequest, size: int) -> None:
         raise invalid("max_completion_tokens", "differs from max_tokens; give one of them.")
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid("top_logprobs", "needs logprobs to be true.")
-    if request.stream_options is not None and not request.stream:
-        raise invalid("stream_options", "needs stream to be true.")
+    if request.stream_options is not None:
+        check_stream_options(request.stream_options, stream=bool(request.stream))
     if request.metadata and not FORBIDDEN.isdisjoint(request.metadata):
         refuse_forbidden(request.metadata, "metadata")
     if request.tools or request.tool_choice is not None:
@@ -136,6 +139,14 @@ def _check(request: ChatRequest, size: int) -> None:
     for index, message in enumerate(request.messages):
         if type(message) is AssistantShape or type(message.content) is not str:
             _check_message(message, f"messages[{index}]")
+
+
+def check_stream_options(options: StreamOptions, *, stream: bool) -> None:
+    """Raises InvalidRequest for options without a stream, and for what a stream is not given here."""
+    if not stream:
+        raise invalid("stream_options", "needs stream to be true.")
+    if options.include_obfuscation:
+        raise invalid("stream_options.include_obfuscation", "streams are not padded here; leave it out or say false.")
 
 
 def _check_tools(tools: Sequence[FunctionTool], choice: Any, size: int) -> None:

@@ -22,8 +22,9 @@ _END: Final = b"data: [DONE]\n\n"
 class StreamDecoder:
     """Bytes of a stream, as they come, to events.
 
-    A stream is complete when it said `[DONE]`, or when it ended after every choice had its finish reason (some servers
-    forget the former). What comes after `[DONE]` is dropped. Read until `finished` or the end of the bytes, then `close`.
+    A stream is complete when every choice has its finish reason: each that began once it said `[DONE]` (what comes after that is
+    dropped), or as many as were asked for when it just ends, since some servers forget to say so. `[DONE]` by itself is no end:
+    servers and gateways write it behind an answer that failed, too. Read until `finished` or the end of the bytes, then `close`.
     """
 
     dialect = NAME
@@ -89,13 +90,19 @@ class StreamDecoder:
         if self._failure is not None:
             raise self._failure
         if not self.finished and (len(self._ended) < self._choices or self._begun - self._ended):
-            raise UpstreamFailed("The model broke off its answer.", code="upstream_broken", detail=f"{len(self._ended)} choices ended")
+            raise self._broken()
         self.finished = True
 
     def _finish(self) -> None:
         if not self._begun:
             raise not_understood("a stream without a choice")
+        if self._begun - self._ended:
+            raise self._broken()
         self.finished = True
+
+    def _broken(self) -> UpstreamFailed:
+        detail = f"{len(self._ended)} choices ended of {len(self._begun)}, {self._choices} asked for"
+        return UpstreamFailed("The model broke off its answer.", code="upstream_broken", detail=detail)
 
     def _chunk(self, payload: bytes, raw: bytes) -> Chunk | None:
         try:
@@ -161,8 +168,8 @@ class StreamDecoder:
         begins = index not in self._begun
         if begins:
             self._begun.add(index)
-        if said is None:
-            return begins, None
+        if not said:
+            return begins, None  # some servers write "" as long as there is no reason
         self._ended.add(index)
         if not is_known(said):
             self._opaque = True

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from gatehouse.core.advice import ADVICE, advises
 from gatehouse.core.calls import AudioPart, Call, FilePart, ImagePart, Operation
 from gatehouse.core.errors import InvalidRequest, NotFound, Unavailable
 from gatehouse.core.plans import Capability, Passthrough, Plan, Target
@@ -123,10 +124,7 @@ class Route:
     @staticmethod
     def _take(x: Exchange, call: Call, plan: Plan) -> None:
         if call.extra and not plan.extra_fields.issuperset(call.extra):
-            field = next(name for name in call.extra if name not in plan.extra_fields)
-            raise InvalidRequest(
-                f"Unknown field {field[:64]!r}: model {plan.model!r} does not accept it.", code="unknown_field", param=field[:64]
-            )
+            _refuse_unlisted(call, plan)
         if call.model != plan.model:
             # Asked for by an alias: from here on there is one name, in records, cache and metrics too.
             call = x.call = msgspec.structs.replace(call, model=plan.model)
@@ -134,6 +132,18 @@ class Route:
         if needs or not _all_suit(plan, call.operation):
             plan = _narrow(plan, call.operation, needs)
         x.plan = plan
+
+
+def _refuse_unlisted(call: Call, plan: Plan) -> None:
+    """Raises InvalidRequest for a field that the model does not list, unless all it does in a chat is advise."""
+    for field, value in call.extra.items():
+        if field in plan.extra_fields or (call.operation == "chat" and advises(field, value)):
+            continue
+        if call.operation == "chat" and field in ADVICE:
+            text = f"{field}: model {plan.model!r} does not accept this value; leave the field out."
+            raise InvalidRequest(text, code="unsupported_value", param=field)
+        text = f"Unknown field {field[:64]!r}: model {plan.model!r} does not accept it."
+        raise InvalidRequest(text, code="unknown_field", param=field[:64])
 
 
 def needed(call: Call) -> frozenset[Capability]:

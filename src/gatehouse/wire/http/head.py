@@ -28,7 +28,9 @@ _VERSIONS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 _REMEMBERED: Final = 512
 _SHORT: Final = 256
 """How many and how long the things are that a reader remembers: what a stranger sends must not pile up."""
-_SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"expect"})
+_SINGLE: Final = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"expect", b"idempotency-key"}
+)
 """Fields that mean something different when read first than when read last."""
 
 

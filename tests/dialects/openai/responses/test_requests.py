@@ -98,6 +98,13 @@ def test_every_field_has_its_place() -> None:
     )
 
 
+def test_that_nothing_is_to_be_stored_is_told_to_the_target_too() -> None:
+    """A target asked in its own words may keep what it is asked. That a response is to be kept is for us, and goes no further."""
+    refused = decode(store=False)
+    assert (refused.turn.store if refused.turn else None, refused.extra) == (False, {"store": False})
+    assert decode(store=True).extra == decode().extra == {}
+
+
 def test_an_explicit_null_is_an_absent_field() -> None:
     """Clients that write every field say no more than those that leave them out."""
     names = (

@@ -5,8 +5,7 @@ What is done with the documented fields that a `Call` cannot carry:
 - What would run on OpenAI's machines is refused in words that say so: hosted tools, `background`, `conversation`, `prompt`, items
   that are references or belong to hosted tools, files and images by URL or id where only content will do.
 - `truncation: auto` is refused: nothing of a conversation is left out silently.
-- `text.verbosity`, `service_tier`, `prompt_cache_key` and any other top-level field land in `Call.extra`. Route refuses those that
-  the model does not list in `extra_fields`, so none is ignored silently.
+- `text.verbosity`, `service_tier`, `prompt_cache_key` and any other top-level field land in `Call.extra`, as for chat completions.
 - Inside objects every unknown field is refused. An explicit null is the same as an absent field.
 """
 
@@ -106,6 +105,9 @@ def _call(request: ResponsesRequest, extra: dict[str, Any]) -> Call:
     include = frozenset(request.include or ())
     if text is not None and text.verbosity is not None:
         extra = {**extra, "verbosity": text.verbosity}
+    if request.store is False:
+        # A target may keep what it is asked, too, and is asked not to.
+        extra = {**extra, "store": False}
     wanted = None if text is None or text.format is None else text.format.core()
     logprobs = _LOGPROBS in include or bool(request.top_logprobs)
     return Call(
