@@ -218,7 +218,11 @@ class CallPath:
         states = self.health.states()
         for name, load in self.loads.states().items():
             known = states.get(name)
-            states[name] = load if known is None else replace(known, running=load.running, work=load.work, first_event=load.first_event)
+            states[name] = (
+                load
+                if known is None
+                else replace(load, condition=known.condition, seconds=known.seconds, reason=known.reason, own=known.own)
+            )
         return tuple(states.values())
 
     def heard(self, origin: str, states: tuple[TargetState, ...], *, everything: bool) -> None:
