@@ -181,7 +181,8 @@ class Neighbours:
     def _hear(self, message: bytes) -> None:
         try:
             speech = self._decoder.decode(message)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+            # ValueError: text that is no UTF-8.
             self.counts["unreadable"] += 1
             return
         if speech.server == self._name:
