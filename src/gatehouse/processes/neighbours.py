@@ -223,9 +223,11 @@ class Neighbours:
                 if not everything or before is None or before.condition != state.condition:
                     news.append(state)
                 each.out[name] = state
-            elif before is not None and state.condition == "closed":
-                news.append(state)
-                del each.out[name]
+            elif state.condition == "closed":
+                # Well again also where only somebody else had said that it was not.
+                if not everything or before is not None:
+                    news.append(state)
+                each.out.pop(name, None)
             elif before is not None:
                 each.out[name] = msgspec.structs.replace(before, seconds=0.0)
         if everything:
