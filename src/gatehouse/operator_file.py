@@ -15,6 +15,7 @@ import msgspec
 
 from gatehouse.core.calls import FORBIDDEN_FIELDS
 from gatehouse.core.money import parse_usd
+from gatehouse.core.secrets import decode_custom, encode_custom
 from gatehouse.settings import (
     ModelSettings,
     PriceSettings,
@@ -22,8 +23,6 @@ from gatehouse.settings import (
     Settings,
     StateSettings,
     TargetSettings,
-    decode_custom,
-    encode_custom,
     process_environment,
 )
 from gatehouse.yaml_lines import Lines, YamlError, read_yaml

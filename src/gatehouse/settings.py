@@ -6,7 +6,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -587,19 +587,3 @@ def worker_environment() -> dict[str, str]:
 def process_environment() -> Mapping[str, str]:
     """The variables that `${NAME}` in the operator's file may name."""
     return os.environ
-
-
-def decode_custom(kind: type, value: Any) -> Any:
-    """msgspec's hook for the types of the tree that are ours."""
-    if kind is Secret:
-        if not isinstance(value, str):
-            raise TypeError("Expected `str`")
-        return Secret(value)
-    raise TypeError(f"cannot read a {kind.__name__}")
-
-
-def encode_custom(value: Any) -> Any:
-    """The inverse of `decode_custom`: reveals secrets, so what it makes goes to a worker's inner socket and nowhere else."""
-    if isinstance(value, Secret):
-        return value.reveal()
-    raise TypeError(f"cannot write a {type(value).__name__}")

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehouse.core.calls import FORBIDDEN_FIELDS
+from gatehouse.core.secrets import decode_custom, encode_custom
 from gatehouse.operator_file import SettingsError, load, parse
-from gatehouse.settings import Settings, decode_custom, encode_custom
+from gatehouse.settings import Settings
 
 GOOD = """\
 providers:

@@ -30,6 +30,7 @@ from gatehouse.core.keys import KeyChecker
 from gatehouse.core.plans import Plan, Target
 from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, Slotted, TokenCounter
 from gatehouse.core.responses import Ended, Owner, ResponseStore
+from gatehouse.core.secrets import decode_custom
 from gatehouse.core.targets import TargetState
 from gatehouse.pipeline.attributing import Attributor
 from gatehouse.pipeline.bookkeeping import Bookkeeper, Commitments
@@ -55,7 +56,7 @@ from gatehouse.pipeline.target_loads import TargetLoads
 from gatehouse.pipeline.turns import Cancel, KeepPolicy, Turns
 from gatehouse.pipeline.turnstile import Turnstile
 from gatehouse.processes.protocol import Configure
-from gatehouse.settings import FetchSettings, Settings, decode_custom, read_environment
+from gatehouse.settings import FetchSettings, Settings, read_environment
 
 T = TypeVar("T")
 

@@ -46,14 +46,14 @@ from gatehouse.core.identity import KeyRecord, Principal
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.plans import Plan
 from gatehouse.core.ports import Broadcast
-from gatehouse.core.secrets import Secret
+from gatehouse.core.secrets import Secret, encode_custom
 from gatehouse.core.targets import TargetState
 from gatehouse.operator_file import SettingsError
 from gatehouse.pipeline.stages.identify import identify
 from gatehouse.processes.engine_hosts import EngineHosts
 from gatehouse.processes.protocol import Configure, WorkerKeys
 from gatehouse.processes.steward import Parts, Steward
-from gatehouse.settings import Environment, Settings, encode_custom
+from gatehouse.settings import Environment, Settings
 
 if TYPE_CHECKING:
     from gatehouse.compose.admin_port import AdminPort
