@@ -48,7 +48,7 @@ def open_broadcast(settings: StateSettings, clock: Clock, rng: Rng, spawn: Spawn
     except ImportError:
         raise StartError(
             "state.url needs the package `redis`, which is not installed: install gatehouse[valkey]"
-            ' (python -m pip install "redis>=7"), or set state.url to memory://'
+            ' (python -m pip install "redis>=8"), or set state.url to memory://'
         ) from None
     url = urlsplit(settings.url.reveal())
     place = ValkeyPlace(

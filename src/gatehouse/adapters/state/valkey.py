@@ -7,7 +7,6 @@ cannot be sent now is not sent later. Only the steward imports this.
 
 import asyncio
 import logging
-import math
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -34,6 +33,8 @@ MOST_WAITING: Final = 256
 MOST_A_SECOND: Final = 2_000
 MOST_BYTES_A_SECOND: Final = 16 * 1024 * 1024
 """What is read in a second; the rest waits with Valkey, which cuts off whoever lets too much wait."""
+QUIET_SECONDS: Final = 3_600.0
+"""Without a word for so long, of ourselves neither, the link is made anew."""
 SENDER_BYTES: Final = 8
 
 
@@ -187,7 +188,7 @@ class ValkeyBroadcast:
     async def _read(self, connection: Connection) -> None:
         began, messages, size = self._clock.monotonic(), 0, 0
         while True:
-            said = await connection.read_response(timeout=math.inf)
+            said = await connection.read_response(timeout=QUIET_SECONDS)
             if not isinstance(said, list) or len(said) != 3 or said[0] != b"message":
                 continue
             data = said[2]
