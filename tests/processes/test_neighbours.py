@@ -10,7 +10,9 @@ from gatehouse.adapters.state.memory_broadcast import MemoryBroadcast, MemoryHub
 from gatehouse.core.plans import Breaker
 from gatehouse.core.targets import TargetState
 from gatehouse.processes.neighbours import (
-    MOST_MESSAGES,
+    MESSAGE_COST,
+    MOST_OF_ALL,
+    MOST_OF_ONE,
     MOST_SERVERS,
     MOST_TARGETS,
     SILENCE_SECONDS,
@@ -261,8 +263,10 @@ async def test_an_echo_is_not_heard(town: Town) -> None:
 
 
 async def test_too_many(town: Town) -> None:
-    """Messages of one server beyond a bound in a second, and servers beyond a bound, are passed over; the next second goes on."""
-    for _ in range(MOST_MESSAGES + 5):
+    """Messages of one server, and of all, beyond a bound in a second, and servers beyond a bound, are passed over; the next second goes
+    on."""
+    taken = MOST_OF_ONE // (MESSAGE_COST + 1)
+    for _ in range(taken + 5):
         await town.say(word())
     assert town.one.neighbours.counts["too_many"] == 5
     town.one.told.clear()
@@ -272,6 +276,11 @@ async def test_too_many(town: Town) -> None:
     for number in range(MOST_SERVERS + 3):
         await town.say(server=f"{number:016x}", everything=True)
     assert town.one.neighbours.servers == MOST_SERVERS
+    town.clock.advance(1.0)
+    before = town.one.neighbours.counts["taken"]
+    for number in range(MOST_OF_ALL // MESSAGE_COST + 100):
+        await town.say(server=f"{number % 150:016x}", everything=True)
+    assert town.one.neighbours.counts["taken"] == before + MOST_OF_ALL // MESSAGE_COST
 
 
 async def test_what_is_said_fits_whatever_there_is(town: Town) -> None:

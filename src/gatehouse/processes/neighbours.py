@@ -25,8 +25,12 @@ SILENCE_SECONDS: Final = 4.0
 MOST_TARGETS: Final = 1_000
 """Targets that one message tells of; those with something against them come first, then those with most to do."""
 MOST_SERVERS: Final = 200
-MOST_MESSAGES: Final = 100
-"""Messages of one server that are taken in a second."""
+MESSAGE_COST: Final = 30
+"""A message costs as much as so many targets, beside those it tells of."""
+MOST_OF_ONE: Final = 3_000
+"""What the messages of one server may cost in a second: two full ones, or a hundred changes. More are passed over."""
+MOST_OF_ALL: Final = 30_000
+"""Likewise of all servers."""
 MOST_RUNNING: Final = 1_000_000
 MOST_WORK: Final = 1_000_000_000
 OLDEST: Final = 600.0
@@ -69,25 +73,33 @@ class _Speech(msgspec.Struct, frozen=True, array_like=True):
     words: Annotated[tuple[_Word, ...], Meta(max_length=MOST_TARGETS)]
 
 
+class _Budget:
+    """What is taken in a second."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._since = 0.0
+        self._spent = 0
+
+    def takes(self, now: float, cost: int) -> bool:
+        """Whether so much more is taken in this second."""
+        if now - self._since >= 1.0:
+            self._since, self._spent = now, 0
+        self._spent += cost
+        return self._spent <= self._most
+
+
 class _Neighbour:
     """One other server."""
 
     def __init__(self, name: str) -> None:
         self.origin = f"server-{name}"
         self.at = 0.0
-        self.since = 0.0
-        self.messages = 0
+        self.budget = _Budget(MOST_OF_ONE)
         self.out: dict[str, TargetState] = {}
         """What it leaves alone, as it last said."""
         self.states: tuple[TargetState, ...] = ()
         """All that it has, as it last said."""
-
-    def takes(self, now: float) -> bool:
-        """Whether one more message is taken in this second."""
-        if now - self.since >= 1.0:
-            self.since, self.messages = now, 0
-        self.messages += 1
-        return self.messages <= MOST_MESSAGES
 
 
 class Neighbours:
@@ -108,6 +120,7 @@ class Neighbours:
         self._pass_on = pass_on
         self._places: Mapping[str, Place] = {}
         self._servers: dict[str, _Neighbour] = {}
+        self._budget = _Budget(MOST_OF_ALL)
         self._decoder = msgspec.msgpack.Decoder(_Speech)
         self.counts = dict.fromkeys(("sent", "taken", "unreadable", "too_many"), 0)
         """Messages, by what became of them."""
@@ -188,13 +201,8 @@ class Neighbours:
         if speech.server == self._name:
             return
         now = self._monotonic()
-        each = self._servers.get(speech.server)
+        each = self._known(speech, now)
         if each is None:
-            if len(self._servers) >= MOST_SERVERS:
-                self.counts["too_many"] += 1
-                return
-            each = self._servers[speech.server] = _Neighbour(speech.server)
-        if not each.takes(now):
             self.counts["too_many"] += 1
             return
         self.counts["taken"] += 1
@@ -208,6 +216,17 @@ class Neighbours:
             each.states = states
         if news:
             self._pass_on(TargetsTold(tuple(news), False, each.origin))
+
+    def _known(self, speech: _Speech, now: float) -> _Neighbour | None:
+        """Who speaks; None when there is too much of it, or are too many."""
+        cost = MESSAGE_COST + len(speech.words)
+        each = self._servers.get(speech.server)
+        if each is None and len(self._servers) < MOST_SERVERS:
+            each = self._servers[speech.server] = _Neighbour(speech.server)
+            each.at = now
+        if each is None or not each.budget.takes(now, cost) or not self._budget.takes(now, cost):
+            return None
+        return each
 
     def _place(self, word: _Word) -> Place | None:
         """The target of ours that a word is about; None when we have none that is the same."""
