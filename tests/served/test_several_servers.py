@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PASSWORD = "swordfish-correct-horse"
 CONFIG = """
 workers: 2
-state: {{url: "{state}", answer_seconds: 1}}
+state: {{url: "{state}", answer_seconds: 3}}
 providers:
   - {{name: one, kind: openai-compatible, base_url: "{one}"}}
   - {{name: two, kind: openai-compatible, base_url: "{two}"}}
@@ -45,7 +45,7 @@ HERE = MODELS + model("back") + model("busy", policy="least_work", alone=True)
 THERE = MODELS + model("back", SHORT) + model("busy", policy="least_work").replace("weight: 1000000", "weight: 1")
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
     """Return when `condition` holds."""
     async with asyncio.timeout(seconds):
         while not await condition():

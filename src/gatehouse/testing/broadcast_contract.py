@@ -7,7 +7,7 @@ import pytest_asyncio
 
 from gatehouse.core.ports import LARGEST_BROADCAST, Broadcast
 
-SECONDS = 10.0
+SECONDS = 20.0
 """How long a test waits for what has to come."""
 
 

@@ -30,13 +30,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 def place(server: Valkey, **more: object) -> ValkeyPlace:
-    """How to speak to a server, with short deadlines."""
+    """How to speak to a server."""
     fields: dict[str, object] = {
         "host": "127.0.0.1",
         "port": server.port,
         "channel": "ours",
-        "connect_seconds": 1.0,
-        "answer_seconds": 0.5,
+        "connect_seconds": 5.0,
+        "answer_seconds": 5.0,
         **more,
     }
     return ValkeyPlace(**fields)  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ class TestValkeyBroadcast(BroadcastContract):
         await self._spawn.close()
 
     def build(self, installation: str) -> Broadcast:
-        where = place(self._server, channel=f"{installation}:targets", answer_seconds=5.0)
+        where = place(self._server, channel=f"{installation}:targets")
         return ValkeyBroadcast(where, SystemClock(), SystemRng(), self._spawn)
 
 
@@ -123,7 +123,7 @@ async def test_it_need_not_be_there_at_the_start(tmp_path: Path, caplog: pytest.
 async def test_a_frozen_server(tmp_path: Path) -> None:
     """A server that keeps its connections and answers nobody is noticed by the deadline, and found again when it goes on."""
     with valkey(tmp_path) as server:
-        async with member(place(server)) as one, member(place(server)) as two:
+        async with member(place(server, answer_seconds=0.5)) as one, member(place(server)) as two:
             server.freeze()
             await beating(one, "does not")
             assert one.broadcast.problem.endswith("nothing is shared with other servers")
@@ -135,7 +135,7 @@ async def test_a_frozen_server(tmp_path: Path) -> None:
 async def test_a_dead_subscription(tmp_path: Path) -> None:
     """A subscription that the server has dropped is connected anew, though publishing goes well."""
     with valkey(tmp_path) as server:
-        async with member(place(server)) as one, member(place(server)) as two:
+        async with member(place(server, answer_seconds=0.5)) as one, member(place(server, answer_seconds=0.5)) as two:
             assert server.say("CLIENT", "KILL", "TYPE", "pubsub") == ":2\r\n"
             await beating(one, "", two)
 
@@ -195,7 +195,7 @@ async def test_over_tls(tmp_path: Path) -> None:
                 await two.hears(b"hello")
             async with member(place(server, port=port, tls=ssl.create_default_context()), up=False) as one:
                 await until(lambda: "a certificate that is not trusted" in one.broadcast.problem)
-        async with member(place(server, tls=trusting), up=False) as one:
+        async with member(place(server, tls=trusting, connect_seconds=0.5), up=False) as one:
             await until(lambda: "nothing is shared" in one.broadcast.problem)
 
 
@@ -213,7 +213,7 @@ async def test_a_flood_is_read_a_second_at_a_time(tmp_path: Path, monkeypatch: p
     """More than is read in a second waits for the next one, and arrives then."""
     monkeypatch.setattr(adapter, "MOST_A_SECOND", 20)
     with valkey(tmp_path) as server:
-        async with member(place(server, answer_seconds=5.0)) as one, member(place(server, answer_seconds=5.0)) as two:
+        async with member(place(server)) as one, member(place(server)) as two:
             messages = [b"%d" % number for number in range(50)]
             one.send(*messages)
             await two.hears(*messages)
