@@ -9,19 +9,20 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
 from gatehouse.core.calls import FORBIDDEN_FIELDS
 from gatehouse.core.money import parse_usd
+from gatehouse.core.secrets import decode_custom, encode_custom
 from gatehouse.settings import (
     ModelSettings,
     PriceSettings,
     ProviderSettings,
     Settings,
+    StateSettings,
     TargetSettings,
-    decode_custom,
-    encode_custom,
     process_environment,
 )
 from gatehouse.yaml_lines import Lines, YamlError, read_yaml
@@ -126,6 +127,8 @@ def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
         ("$.listen.trusted_proxies", "listen.trusted_proxies", settings.listen.trusted_proxies),
     ):
         yield from ((path, f"{where}: {net!r} is not a network like 10.1.2.0/24") for net in networks if not _is_network(net))
+    if problem := _state_problem(settings.state):
+        yield "$.state", f"state.{problem}"
     if settings.prices.on_unknown == "fallback" and settings.prices.fallback is None:
         yield "$.prices", "prices.on_unknown is fallback, so prices.fallback must be given"
     if settings.prices.fallback is not None and (problem := _price_problem(settings.prices.fallback)):
@@ -170,6 +173,30 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _state_problem(state: StateSettings) -> str:
+    """What is wrong with where state is kept. The URL is never repeated: it may hold a password, and a mistake in it may show one."""
+    forms = "memory://, or valkey://HOST (redis://; with TLS valkeys://, rediss://)"
+    try:
+        url = urlsplit(state.url.reveal())
+        port = url.port
+    except ValueError:
+        return f"url has no port that is a number, or a host in wrong brackets: expected {forms}"
+    tls = (state.ca_bundle, state.client_cert, state.client_key) != (None, None, None)
+    if url.scheme == "memory":
+        return f"url says more than memory://: expected {forms}" if state.url.reveal() != "memory://" else ""
+    if url.scheme not in {"valkey", "redis", "valkeys", "rediss"}:
+        return f"url is none that is known: expected {forms}"
+    if not url.hostname or port == 0:
+        return f"url names no host, or port 0: expected {forms}"
+    if url.path not in {"", "/", "/0"} or url.query or url.fragment:
+        return "url has something after the host: what is published knows no databases (use state.prefix), and options are settings here"
+    if tls and url.scheme not in {"valkeys", "rediss"}:
+        return "ca_bundle, client_cert and client_key belong to valkeys:// or rediss://"
+    if state.client_key is not None and state.client_cert is None:
+        return "client_key needs client_cert"
+    return ""
 
 
 def _google_problem(provider: ProviderSettings) -> str:

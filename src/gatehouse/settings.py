@@ -6,7 +6,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -391,10 +391,23 @@ class StorageSettings(_Tree, frozen=True):
 
 
 class StateSettings(_Tree, frozen=True):
-    """Where what may be lost is kept."""
+    """Where what may be lost is kept: how targets are, as far as several servers tell each other."""
 
-    url: Annotated[str, Meta(pattern="^memory://$")] = "memory://"
-    """memory:// keeps it in the steward."""
+    url: Secret = Secret("memory://")
+    """memory:// keeps it in the server. valkey://[USER:PASSWORD@]HOST[:PORT] tells the other servers there; redis:// is the same, valkeys://
+    and rediss:// go over TLS. A `%`, `/`, `?`, `#` or `@` in the password is written as %25, %2F, %3F, %23, %40."""
+    prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] = "gatehouse"
+    """Begins the name of the channel. Servers with the same prefix hear each other; give two installations on one Valkey different ones."""
+    ca_bundle: str | None = None
+    """With TLS: PEM file of the authorities to trust instead of the system's."""
+    client_cert: str | None = None
+    """With TLS: PEM file of the certificate that we show."""
+    client_key: str | None = None
+    """With TLS: PEM file of its private key, unless that is in the same file."""
+    connect_seconds: Annotated[float, Meta(gt=0, le=60)] = 2.0
+    """Time for a connection, TLS and password included."""
+    answer_seconds: Annotated[float, Meta(gt=0, le=60)] = 2.0
+    """Time for an answer, and for what is published to come back; later counts as lost, and is connected anew."""
 
 
 class SecretsSettings(_Tree, frozen=True):
@@ -493,7 +506,7 @@ class Settings(_Tree, frozen=True):
     storage: StorageSettings = StorageSettings()
     """Where everything that must be kept is kept."""
     state: StateSettings = StateSettings()
-    """Where what may be lost is kept."""
+    """Where what may be lost is kept, and shared with other servers."""
     secrets: SecretsSettings = SecretsSettings()
     """The root key."""
     prices: PricesSettings = PricesSettings()
@@ -574,19 +587,3 @@ def worker_environment() -> dict[str, str]:
 def process_environment() -> Mapping[str, str]:
     """The variables that `${NAME}` in the operator's file may name."""
     return os.environ
-
-
-def decode_custom(kind: type, value: Any) -> Any:
-    """msgspec's hook for the types of the tree that are ours."""
-    if kind is Secret:
-        if not isinstance(value, str):
-            raise TypeError("Expected `str`")
-        return Secret(value)
-    raise TypeError(f"cannot read a {kind.__name__}")
-
-
-def encode_custom(value: Any) -> Any:
-    """The inverse of `decode_custom`: reveals secrets, so what it makes goes to a worker's inner socket and nowhere else."""
-    if isinstance(value, Secret):
-        return value.reveal()
-    raise TypeError(f"cannot write a {type(value).__name__}")

@@ -78,7 +78,8 @@ def heredocs(text: str) -> tuple[str, dict[str, str]]:
 
 def check_file(text: str, source: str) -> None:
     """The operator's file is good, its plans can be built, and its price is known wherever one is needed."""
-    environ = dict.fromkeys(re.findall(r"(?<!\$)\$\{(\w+)\}", text), "http://dummy.example.internal:3128")
+    names = re.findall(r"(?<!\$)\$\{(\w+)\}", text)
+    environ = {name: "dummy" if name.endswith("PASSWORD") else "http://dummy.example.internal:3128" for name in names}
     shown = check_settings(parse(text, source, environ))
     assert [row for row in shown["models"] if "unknown" in row["prices"]] == []
 

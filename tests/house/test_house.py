@@ -122,13 +122,13 @@ def test_import_gatehouse_is_light() -> None:
             python("import json, sys; before = set(sys.modules); import gatehouse; print(json.dumps(sorted(set(sys.modules) - before)))")
         )
     )
-    heavy = {"sqlalchemy", "starlette", "uvicorn", "typer", "rich", "cryptography", "xllamacpp", "asyncio", "yaml", "genai_prices"}
+    heavy = {"sqlalchemy", "starlette", "uvicorn", "typer", "rich", "cryptography", "xllamacpp", "asyncio", "yaml", "genai_prices", "redis"}
     assert not heavy & {name.partition(".")[0] for name in loaded}
     assert len(loaded) < 60
 
 
 def test_a_worker_never_imports_the_stewards_stack() -> None:
-    """Workers carry calls: no SQL, no admin, no YAML, no command line, no price catalogue, no engine."""
+    """Workers carry calls: no SQL, no admin, no YAML, no command line, no price catalogue, no engine, no Valkey."""
     loaded = json.loads(python("import json, sys; import gatehouse.compose.worker; print(json.dumps(sorted(sys.modules)))"))
     stack = {
         "sqlalchemy",
@@ -142,6 +142,7 @@ def test_a_worker_never_imports_the_stewards_stack() -> None:
         "pydantic",
         "prometheus_client",
         "xllamacpp",
+        "redis",
     }
     assert not stack & {name.partition(".")[0] for name in loaded}
 

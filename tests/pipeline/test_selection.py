@@ -210,3 +210,31 @@ async def test_every_policy_carries_calls_and_leaves_nothing(policy: Policy) -> 
     for state in bench.loads.states().values():
         assert (state.running, state.work) == (0, 0)
     assert bool(bench.loads.states()) == (policy != "session")
+
+
+def test_what_others_measured_counts_as_far_as_our_own_has_faded() -> None:
+    """A process that has not asked a target goes by what another measured; one that has goes by its own, and by the other's again when
+    its own is old. What is long ago counts for nobody."""
+    house = House("latency", target_of("a"), target_of("b"))
+    house.loads.heard("server-x", (TargetState("a/m", first_event=2.0, age=0.5), TargetState("b/m", first_event=0.2)))
+    assert house.picks(100) == {"b": 100}
+    now = house.clock.monotonic()
+    house.loads.of("a/m").began(now, 0.1)
+    assert house.loads.of("a/m").first_event(now) == 0.1
+    house.clock.advance(60.0)
+    house.loads.heard("server-x", (TargetState("a/m", first_event=2.0, age=60.0), TargetState("b/m", first_event=0.2)))
+    assert house.loads.of("a/m").first_event(house.clock.monotonic()) < 0.01
+    house.loads.heard("server-x", (TargetState("a/m", first_event=2.0), TargetState("b/m", first_event=0.2)))
+    assert house.picks(100) == {"b": 100}
+
+
+def test_a_measurement_is_told_with_its_age() -> None:
+    """So that what is old does not count as new where it is heard; an older one does not replace a newer."""
+    house = House("latency")
+    house.loads.of("a/m").began(house.clock.monotonic(), 0.5)
+    house.clock.advance(7.0)
+    assert house.loads.states()["a/m"] == TargetState("a/m", first_event=0.5, age=7.0)
+    load = house.loads.of("b/m")
+    load.told(1.0, 990.0)
+    load.told(9.0, 980.0)
+    assert load.first_event(990.0) == 1.0

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from gatehouse.adapters.state.memory_broadcast import MemoryBroadcast
 from gatehouse.control.replays import Replays
 from gatehouse.processes.steward import DRAIN_SECONDS, SWEEP_SECONDS, Parts, Steward
 from gatehouse.testing.fakes import FakeClock, FakeRng, FakeSpawn
@@ -44,6 +45,7 @@ async def test_nothing_repeats_after_the_end() -> None:
             sweep=desk.sweep,
             target_alarm=absent,
             replays=Replays(clock, 600, 1000),
+            broadcast=MemoryBroadcast(),
         )
     )
     await asyncio.sleep(0)

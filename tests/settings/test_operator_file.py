@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehouse.core.calls import FORBIDDEN_FIELDS
+from gatehouse.core.secrets import decode_custom, encode_custom
 from gatehouse.operator_file import SettingsError, load, parse
-from gatehouse.settings import Settings, decode_custom, encode_custom
+from gatehouse.settings import Settings
 
 GOOD = """\
 providers:
@@ -82,6 +83,16 @@ def test_an_empty_file_is_all_defaults() -> None:
         ("prices: {on_unknown: fallback}\n", 1, "prices.fallback must be given"),
         ('prices: {on_unknown: fallback, fallback: {input: "-1", output: "1"}}\n', 1, "not negative"),
         ("state: {url: nowhere://}\n", 1, "memory"),
+        ('state: {url: "memory://somewhere"}\n', 1, "state.url says more than memory://"),
+        ('state: {url: "valkey://"}\n', 1, "state.url names no host"),
+        ('state: {url: "valkey://host:0"}\n', 1, "state.url names no host, or port 0"),
+        ('state: {url: "valkey://host:port"}\n', 1, "state.url has no port that is a number"),
+        ('state: {url: "valkey://host/3"}\n', 1, "use state.prefix"),
+        ('state: {url: "valkey://host?ssl_cert_reqs=none"}\n', 1, "options are settings here"),
+        ('state: {url: "valkey://host", ca_bundle: ca.pem}\n', 1, "belong to valkeys:// or rediss://"),
+        ('state: {url: "rediss://host", client_key: key.pem}\n', 1, "client_key needs client_cert"),
+        ('state: {url: "valkey://host", prefix: "two words"}\n', 1, "state.prefix"),
+        ('state: {url: "valkey://host", connect_seconds: 0}\n', 1, "state.connect_seconds"),
         ("models:\n  - name: a\n    extra_fields: [api_base]\n    targets: [{engine: llamacpp, path: x}]\n", 3, "never passed on"),
     ],
 )
@@ -215,3 +226,30 @@ def test_engines_and_embeddings(target: str, words: str) -> None:
     """An engine makes embeddings or does the rest, and the built-in model makes none: a sentence when the server starts."""
     with pytest.raises(SettingsError, match=words):
         parse(f"models: [{{name: m, targets: [{{{target}}}]}}]\n", "f", {})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "valkey://gate:{secret}@host",
+        "redis://:{secret}@host:6380/0",
+        "valkeys://gate:{secret}@[2001:db8::1]:6379",
+        "rediss://gate:{secret}@host/",
+    ],
+)
+def test_the_password_of_the_state_is_a_secret(url: str) -> None:
+    """It is taken from the environment and shown nowhere."""
+    settings = parse('state: {url: "${STATE}"}\n', "f.yaml", {"STATE": url.format(secret="a-very-secret-value")})
+    assert settings.state.url.reveal() == url.format(secret="a-very-secret-value")
+    assert "a-very-secret-value" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url", ["valkey://gate:a/{secret}@host", "valkey://gate:{secret}@host:x", "nowhere://{secret}", "valkey://[{secret}"]
+)
+def test_a_mistake_in_the_url_of_the_state_does_not_show_it(url: str) -> None:
+    """A password with a character that should have been escaped makes another URL of it: the error repeats nothing."""
+    with pytest.raises(SettingsError) as caught:
+        parse('state: {url: "${STATE}"}\n', "f.yaml", {"STATE": url.format(secret="a-very-secret-value")})
+    assert "state.url" in str(caught.value)
+    assert "secret-value" not in str(caught.value)

@@ -82,12 +82,13 @@ app.command()(restore)
 @config_app.command("check")
 def config_check(file: Annotated[Path, typer.Argument(help="The operator's file.")], as_json: Json = False) -> None:
     """Say whether a server would take this file; if not, where and why not."""
-    from gatehouse.compose.offline import check_providers, check_settings
+    from gatehouse.compose.offline import check_providers, check_settings, check_state
 
     try:
         settings = load(file)
         summary = check_settings(settings)
         check_providers(settings, read_environment())
+        check_state(settings)
     except SettingsError as error:
         if as_json:
             show({"ok": False, "error": str(error)})

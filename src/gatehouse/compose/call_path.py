@@ -31,6 +31,7 @@ from gatehouse.core.keys import KeyChecker
 from gatehouse.core.plans import Plan, Target
 from gatehouse.core.ports import Clock, LeaseOffice, Model, Rng, Slotted, TokenCounter, Turn
 from gatehouse.core.responses import Ended, Owner, ResponseStore
+from gatehouse.core.secrets import decode_custom
 from gatehouse.core.targets import TargetState
 from gatehouse.pipeline.attributing import Attributor
 from gatehouse.pipeline.bookkeeping import Bookkeeper, Commitments
@@ -56,7 +57,7 @@ from gatehouse.pipeline.target_loads import TargetLoads
 from gatehouse.pipeline.turns import Cancel, KeepPolicy, Turns
 from gatehouse.pipeline.turnstile import Turnstile
 from gatehouse.processes.protocol import Configure
-from gatehouse.settings import FetchSettings, Settings, decode_custom, read_environment
+from gatehouse.settings import FetchSettings, Settings, read_environment
 
 T = TypeVar("T")
 
@@ -222,7 +223,11 @@ class CallPath:
         states = self.health.states()
         for name, load in self.loads.states().items():
             known = states.get(name)
-            states[name] = load if known is None else replace(known, running=load.running, work=load.work, first_event=load.first_event)
+            states[name] = (
+                load
+                if known is None
+                else replace(load, condition=known.condition, seconds=known.seconds, reason=known.reason, own=known.own)
+            )
         return tuple(states.values())
 
     def heard(self, origin: str, states: tuple[TargetState, ...], *, everything: bool) -> None:

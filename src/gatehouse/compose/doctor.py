@@ -31,14 +31,17 @@ from gatehouse.adapters.storage._schema import REVISIONS
 from gatehouse.adapters.storage.facts import ROOT_FINGERPRINT
 from gatehouse.adapters.storage.shelf import ASIDE, FileJournalShelf
 from gatehouse.adapters.storage.sql import engine_for
+from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
 from gatehouse.adapters.vault.root import RootKeyRefused, check_fingerprint, open_root
-from gatehouse.compose.offline import check_providers, check_settings
+from gatehouse.compose.offline import check_providers, check_settings, check_state
 from gatehouse.compose.providers import address
+from gatehouse.compose.start import StartError
+from gatehouse.compose.state import encrypted, host_of, is_loopback, open_broadcast, shared
 from gatehouse.compose.steward import root_source
 from gatehouse.core.errors import Unavailable
 from gatehouse.models import builtin_path
 from gatehouse.operator_file import SettingsError, load
-from gatehouse.settings import Environment, ModelSettings, ProviderSettings, Settings, TargetSettings
+from gatehouse.settings import Environment, ModelSettings, ProviderSettings, Settings, StateSettings, TargetSettings
 
 OLDEST_PYTHON: Final = (3, 11)
 LOW_DISK: Final = 1024**3
@@ -86,6 +89,7 @@ def examine(data_dir: Path, environment: Environment, config: Path | None, *, pr
         if config is not None:
             count = len(check_settings(settings)["models"])
             check_providers(settings, environment)
+            check_state(settings)
             findings.append(Finding("configuration", "ok", f"{config}: {count} models, {len(settings.providers)} providers"))
     except SettingsError as error:
         findings.append(Finding("configuration", "bad", str(error), f"mend the file; then: gatehouse config check {config}"))
@@ -94,7 +98,7 @@ def examine(data_dir: Path, environment: Environment, config: Path | None, *, pr
         settings = msgspec.structs.replace(settings, models=[tiny])
     patient = Patient(data_dir, environment, settings, _server(data_dir))
     checks: list[Callable[[Patient], Iterator[Finding]]] = [
-        _python, _directory, _disk, _root_key, _database, _journals, _engines, _files, _clock, _ports, _serving,
+        _python, _directory, _disk, _root_key, _database, _state, _journals, _engines, _files, _clock, _ports, _serving,
     ]  # fmt: skip
     if probe:
         checks.append(_providers)
@@ -291,6 +295,37 @@ def _rows(patient: Patient, query: str) -> list[Any]:
             return list(opened.exec_driver_sql(query))
     finally:
         engine.dispose()
+
+
+def _state(patient: Patient) -> Iterator[Finding]:
+    if patient.settings is None or not shared(patient.settings.state):
+        return
+    state = patient.settings.state
+    try:
+        problem = asyncio.run(_tried(state))
+    except StartError:
+        # The configuration's own finding says it.
+        return
+    if problem:
+        yield Finding("state", "bad", problem, "see to it; calls go on meanwhile, and each server goes by what it finds out itself")
+    elif not encrypted(state) and not is_loopback(host_of(state)):
+        yield Finding("state", "warn", f"{host_of(state)} answers, and what is said is not encrypted", "use valkeys:// in state.url")
+    else:
+        yield Finding("state", "ok", f"{host_of(state)} passes on what servers tell each other")
+
+
+async def _tried(state: StateSettings) -> str:
+    """Connect as a server would; what is wrong, or "" as soon as what is published comes back."""
+    clock, spawn = SystemClock(), TaskSpawner()
+    broadcast = open_broadcast(state, clock, SystemRng(), spawn)
+    broadcast.listen(lambda message: None)
+    deadline = clock.monotonic() + state.connect_seconds + state.answer_seconds
+    while broadcast.problem and clock.monotonic() < deadline:
+        await clock.sleep(0.02)
+    problem = broadcast.problem
+    await broadcast.close()
+    await spawn.close()
+    return problem
 
 
 def _journals(patient: Patient) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from gatehouse.core.events import Answer
 from gatehouse.core.identity import Permission, Principal, Role
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.ledger import UsageRow
-from gatehouse.core.ports import Clock, Rng, Spawn
+from gatehouse.core.ports import Clock, Rng
 from gatehouse.core.request_ids import RequestIds
 from gatehouse.core.targets import TargetState
 from gatehouse.core.usage import Usage
@@ -38,6 +38,7 @@ from gatehouse.operator_file import check
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.stages.identify import identify
 from gatehouse.processes.engine_hosts import EngineHosts
+from gatehouse.processes.protocol import TargetsTold
 from gatehouse.processes.steward import Steward
 from gatehouse.settings import Environment, Settings, read_environment
 
@@ -146,13 +147,14 @@ class Gatehouse:
         path = CallPath(
             message, Behind(office, parts.directory.find, find_plan=parts.find_plan), checker, journal, clock, rng, TaskSpawner()
         )
-        path.health.news = _Alarm(parts, spawn)
+        path.health.news = _News(steward, incarnation)
+        steward.join(lambda told: path.heard(told.origin, told.states, everything=told.everything))
         stack.push_async_callback(path.close)
         stack.callback(path.shut)
         calls = TaskSpawner()
         stack.push_async_callback(calls.close)
         house = cls(path, parts, credential, checker, clock, rng, calls)
-        spawn(house._beat(journal), name="library-beat")
+        spawn(house._beat(journal, incarnation), name="library-beat")
         await parts.engines_ready(ENGINE_SECONDS)
         return house
 
@@ -248,27 +250,26 @@ class Gatehouse:
     async def _principal(self) -> Principal:
         return await identify((self._credential,), self._path.keys, self._checker, self._clock.now())
 
-    async def _beat(self, journal: JournalWriter) -> None:
+    async def _beat(self, journal: JournalWriter, name: str) -> None:
         while not self._shut:
             await self._clock.sleep(BEAT_SECONDS)
             self._path.tick()
+            self._parts.steward.targets_told(name, TargetsTold(self._path.target_states()))
             if not journal.in_place:
                 logger.critical("the journal of this process is gone from the disk: calls could not be recorded and are refused")
                 self._shut = "its journal is gone from the disk"
 
 
-class _Alarm:
-    """There is nobody else to tell of targets; what a security officer has to know goes to the audit log. Implements `TargetNews`."""
+class _News:
+    """The steward of this very process is told, for the audit log and for other servers. Implements `TargetNews`."""
 
-    def __init__(self, parts: StewardParts, spawn: Spawn) -> None:
-        self._parts = parts
-        self._spawn = spawn
+    def __init__(self, steward: Steward, name: str) -> None:
+        self._steward = steward
+        self._name = name
 
     def tell(self, states: tuple[TargetState, ...]) -> None:
         """See `TargetNews`."""
-        for state in states:
-            if state.condition == "quarantined":
-                self._spawn(self._parts.target_alarm(state), name="target-alarm")
+        self._steward.targets_told(self._name, TargetsTold(states, everything=False))
 
 
 class _Body:

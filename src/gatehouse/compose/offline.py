@@ -62,6 +62,14 @@ def check_providers(settings: Settings, environment: Environment) -> None:
             raise OfflineError(f"provider {provider.name!r} of kind {provider.kind} cannot work: {error}") from None
 
 
+def check_state(settings: Settings) -> None:
+    """See to it that what `state` needs is there: the package, and files for TLS; nothing is connected. Raises StartError."""
+    from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
+    from gatehouse.compose.state import open_broadcast
+
+    open_broadcast(settings.state, SystemClock(), SystemRng(), TaskSpawner())
+
+
 def newest_checkpoint(data_dir: Path, environment: Environment, config: Path | None) -> str:
     """Sign the log of a data directory as it stands; the server may run or not."""
 

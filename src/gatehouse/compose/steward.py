@@ -25,7 +25,7 @@ from gatehouse.adapters.storage.responses import SqlResponseStore
 from gatehouse.adapters.storage.shelf import FileJournalShelf
 from gatehouse.adapters.storage.sql import Database
 from gatehouse.adapters.system import SystemClock, SystemRng, TaskSpawner
-from gatehouse.adapters.telemetry.exposition import Exposition
+from gatehouse.adapters.telemetry.exposition import Exposition, Number
 from gatehouse.adapters.telemetry.tally import ProcessTally
 from gatehouse.adapters.vault.root import Purpose, RootKey, RootKeyRefused, check_fingerprint, open_root
 from gatehouse.adapters.vault.sealing import Sealer
@@ -33,6 +33,7 @@ from gatehouse.adapters.vault.signing import AuditSigner
 from gatehouse.compose.launch import engine_specs
 from gatehouse.compose.plans import Found, build_plans, unlisted_plan
 from gatehouse.compose.start import StartError
+from gatehouse.compose.state import encrypted, host_of, is_loopback, open_broadcast, places, shared
 from gatehouse.control.audit import AuditAdministration
 from gatehouse.control.drain import Drain
 from gatehouse.control.keys import KeyAdministration, KeySpec, system_principal
@@ -44,14 +45,15 @@ from gatehouse.core.errors import Unavailable
 from gatehouse.core.identity import KeyRecord, Principal
 from gatehouse.core.keys import KeyChecker
 from gatehouse.core.plans import Plan
-from gatehouse.core.secrets import Secret
+from gatehouse.core.ports import Broadcast
+from gatehouse.core.secrets import Secret, encode_custom
 from gatehouse.core.targets import TargetState
 from gatehouse.operator_file import SettingsError
 from gatehouse.pipeline.stages.identify import identify
 from gatehouse.processes.engine_hosts import EngineHosts
 from gatehouse.processes.protocol import Configure, WorkerKeys
 from gatehouse.processes.steward import Parts, Steward
-from gatehouse.settings import Environment, Settings, encode_custom
+from gatehouse.settings import Environment, Settings
 
 if TYPE_CHECKING:
     from gatehouse.compose.admin_port import AdminPort
@@ -119,6 +121,9 @@ class StewardParts:
         self._admin: AdminPort | None = None
         self._admin_task: asyncio.Task[Any] | None = None
         self._exposition = Exposition()
+        self._broadcast: Broadcast
+        self._shares = False
+        """Whether other servers are told anything."""
         self.first: str | None = None
 
     @classmethod
@@ -134,6 +139,7 @@ class StewardParts:
         spawn: TaskSpawner,
     ) -> Self:
         """Open storage and build everything on it. Raises SettingsError."""
+        broadcast = open_broadcast(settings.state, clock, rng, spawn)
         try:
             root = open_root_key(settings, environment, data_dir)
             database = await Database.open(settings.storage.url.reveal(), data_dir, sole=True)
@@ -142,6 +148,10 @@ class StewardParts:
                 check_fingerprint(stored, root)
                 parts = cls(database, root, steward, engines)
                 parts._settings = settings
+                parts._broadcast = broadcast
+                parts._shares = shared(settings.state)
+                if parts._shares and not encrypted(settings.state) and not is_loopback(host_of(settings.state)):
+                    logger.warning("state.url is not encrypted: whoever is on the way can read and change it; use valkeys://")
                 parts._replays = Replays(clock, 60 * settings.idempotency.minutes, settings.idempotency.max_bytes)
                 await parts._build(environment, data_dir, clock, rng, spawn)
             except BaseException:
@@ -195,6 +205,7 @@ class StewardParts:
                 sweep=self.responses.sweep,
                 target_alarm=self.target_alarm,
                 replays=self._replays,
+                broadcast=self._broadcast,
             )
         )
         await self._first_start(database, data_dir / KEY_FILE)
@@ -233,6 +244,7 @@ class StewardParts:
         """Settings as those take them who carry calls, plans and all. The engines that they name are started, others stopped."""
         plans = await asyncio.to_thread(build_plans, settings, lookup)
         self._settings = settings
+        self.steward.share(places(settings, plans))
         self._engines.want(engine_specs(settings))
         await self._prices.keep([target.price for plan in plans for target in plan.everywhere if target.price is not None])
         encoded = msgspec.msgpack.encode(settings, enc_hook=encode_custom)
@@ -349,13 +361,19 @@ class StewardParts:
 
     async def _metrics(self) -> bytes:
         await self.steward.collect()
-        return self._exposition.render([("gatehouse_worker_restarts_total", (), self.steward.restarts)])
+        figures: list[Number] = [("gatehouse_worker_restarts_total", (), self.steward.restarts)]
+        neighbours = self.steward.neighbours
+        if self._shares and neighbours is not None:
+            figures += [("gatehouse_state_connected", (), int(not neighbours.problem)), ("gatehouse_state_servers", (), neighbours.servers)]
+            figures += [("gatehouse_state_messages_total", (result,), number) for result, number in neighbours.counts.items()]
+        return self._exposition.render(figures)
 
     async def close(self) -> None:
         """Stop answering, write down what came back, disconnect."""
         if self._admin is not None and self._admin_task is not None:
             self._admin.should_exit = True
             await asyncio.wait({self._admin_task}, timeout=3.0)
+        await self._broadcast.close()
         with contextlib.suppress(Exception):
             await self.office.tidy()
         await self.database.close()

@@ -4,7 +4,7 @@ Time, chance and tasks are ports too, so that a seeded simulator can run the rea
 """
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
@@ -13,6 +13,9 @@ from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Deadlines, Target
 from gatehouse.core.records import Record
+
+LARGEST_BROADCAST: Final = 256 * 1024
+"""Bytes of a message to other servers."""
 
 
 class Timer(Protocol):
@@ -307,6 +310,27 @@ class Number(Protocol):
     """A counter or gauge, to be added to in place: a function call for each would cost every call more than what it does."""
 
     value: int
+
+
+class Broadcast(Protocol):
+    """Small messages to every other server of an installation.
+
+    Nothing is kept and any of them may be lost; they come from whoever has the means to send one. So nothing that must arrive goes
+    here, and nothing that comes is believed without a look.
+    """
+
+    @property
+    def problem(self) -> str:
+        """ "" while others can be told and heard, else why not, without a secret."""
+
+    def listen(self, hear: Callable[[bytes], None]) -> None:
+        """Begin, and wait for nobody: what others send goes to `hear` in the order each sent it; never what this one sent."""
+
+    def send(self, message: bytes) -> None:
+        """To all who listen now; never awaits, never raises. What is larger than LARGEST_BROADCAST, or empty, goes to nobody."""
+
+    async def close(self) -> None:
+        """Hear and send nothing any more; a second close is a no-op."""
 
 
 class Tally(Protocol):

@@ -4,7 +4,7 @@ Masking that keeps a prefix leaks; so nothing of the value is shown, not even it
 """
 
 import hmac
-from typing import Final, NoReturn, SupportsIndex
+from typing import Any, Final, NoReturn, SupportsIndex
 
 MASK: Final = "Secret(***)"
 
@@ -49,3 +49,19 @@ class Secret:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError("a secret is not pickled")
+
+
+def decode_custom(kind: type, value: Any) -> Any:
+    """msgspec's hook for reading trees of settings: the types in them that are ours."""
+    if kind is Secret:
+        if not isinstance(value, str):
+            raise TypeError("Expected `str`")
+        return Secret(value)
+    raise TypeError(f"cannot read a {kind.__name__}")
+
+
+def encode_custom(value: Any) -> Any:
+    """The inverse of `decode_custom`: reveals secrets, so what it makes goes to a worker's inner socket and nowhere else."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise TypeError(f"cannot write a {type(value).__name__}")

@@ -28,6 +28,8 @@ class TargetState(msgspec.Struct, frozen=True, array_like=True):
     first_event: float = -1.0
     """Smoothed seconds to the first event; -1 when not measured."""
     own: bool = True
+    age: float = 0.0
+    """Seconds since `first_event` was measured last."""
 
 
 class TargetNews(Protocol):

@@ -1,7 +1,8 @@
 """How much is before each target, and how soon it begins: kept only for targets of models whose policy asks for it.
 
 Work is tokens: the prompt's, and as many as an answer of this target usually has. What other processes have sent there is added when they
-tell. The time to the first event is a moving average that fades: what was slow long ago is given another chance.
+tell. The time to the first event is a moving average that fades: what was slow long ago is given another chance. As far as this process's
+own has faded, what another measured counts: own ones go before, because the way from elsewhere may be another.
 """
 
 from collections.abc import Iterable
@@ -24,7 +25,7 @@ _SMOOTHING: Final = 16
 class Load:
     """Of one target."""
 
-    __slots__ = ("_at", "_first", "elsewhere", "elsewhere_work", "output", "running", "work")
+    __slots__ = ("_at", "_first", "_told", "_told_at", "elsewhere", "elsewhere_work", "output", "running", "work")
 
     def __init__(self) -> None:
         self.running = 0
@@ -36,6 +37,8 @@ class Load:
         """Smoothed tokens of an answer."""
         self._first = -1.0
         self._at = 0.0
+        self._told = 0.0
+        self._told_at = 0.0
 
     @property
     def all_running(self) -> int:
@@ -58,8 +61,21 @@ class Load:
         self._at = now
 
     def first_event(self, now: float) -> float:
-        """Smoothed seconds to the first event, fading with their age; 0 when nothing was seen."""
-        return self._first * exp((self._at - now) / FADES) if self._first > 0 else 0.0
+        """Smoothed seconds to the first event, fading with their age; 0 when nothing was seen here or told."""
+        own = exp((self._at - now) / FADES) if self._first > 0 else 0.0
+        if self._told:
+            return self._first * own + self._told * exp((self._told_at - now) / FADES) * (1.0 - own)
+        return self._first * own
+
+    def told(self, seconds: float, at: float) -> None:
+        """Another process measured so much; the newest counts."""
+        if at >= self._told_at:
+            self._told = seconds
+            self._told_at = at
+
+    def age(self, now: float) -> float:
+        """Seconds since it was measured here last."""
+        return now - self._at
 
     @property
     def measured(self) -> float:
@@ -123,14 +139,26 @@ class TargetLoads:
 
     def states(self) -> dict[str, TargetState]:
         """What this process has there, as it is told."""
+        now = self._monotonic()
         return {
-            name: TargetState(name, running=load.running, work=load.work, first_event=round(load.measured, 6))
+            name: TargetState(
+                name,
+                running=load.running,
+                work=load.work,
+                first_event=round(load.measured, 6),
+                age=round(load.age(now), 3) if load.measured >= 0 else 0.0,
+            )
             for name, load in self._loads.items()
             if load.running or load.measured >= 0
         }
 
     def heard(self, origin: str, states: Iterable[TargetState]) -> None:
         """Another process tells all that it has there; nothing when it has ended."""
+        states = tuple(states)
+        moment = self._monotonic()
+        for state in states:
+            if state.first_event > 0:
+                self.of(state.target).told(state.first_event, moment - state.age)
         before = self._elsewhere.pop(origin, {})
         now = {state.target: (state.running, state.work) for state in states if state.running}
         if now:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Final, Protocol
 
@@ -16,10 +16,11 @@ from gatehouse.core.errors import GatehouseError
 from gatehouse.core.identity import KeyRecord
 from gatehouse.core.limits import Draw, Granted, Unused
 from gatehouse.core.plans import Plan
-from gatehouse.core.ports import Clock, Rng, Spawn
+from gatehouse.core.ports import Broadcast, Clock, Rng, Spawn
 from gatehouse.core.replays import Claim, Replayed
 from gatehouse.core.responses import Ended, Owner, ResponseStore
 from gatehouse.core.targets import TargetState
+from gatehouse.processes.neighbours import BEAT_SECONDS, Neighbours, Place
 from gatehouse.processes.protocol import (
     Acquire,
     Acquired,
@@ -128,6 +129,8 @@ class Parts(msgspec.Struct, frozen=True):
     target_alarm: Callable[[TargetState], Awaitable[None]]
     """A target refuses our credentials: somebody has to know."""
     replays: Replays
+    broadcast: Broadcast
+    """The way to other servers."""
 
 
 WorkerCommand = Callable[[str, int, int], Launch]
@@ -168,6 +171,9 @@ class Steward:
         self._over = False
         self._listener: socket.socket | None = None
         self._board = TargetBoard(clock, self._alarmed)
+        self.neighbours: Neighbours | None = None
+        self._here: list[Send] = []
+        """Who carries calls in this very process: the library's."""
         self.problems: dict[str, str] = {}
         """What is degraded, by part; shown by /readyz."""
 
@@ -176,6 +182,9 @@ class Steward:
         and ask for nothing before they are configured."""
         self._equipment = parts
         self._desk = ResponseDesk(parts.responses, self.cancel_response)
+        name = self._rng.token(8).hex()
+        self.neighbours = Neighbours(name, parts.broadcast, self._clock, self._board.together, self._tell_everybody)
+        self._spawn(self._repeat("neighbours", BEAT_SECONDS, self._tell_servers), name="neighbours")
         self._spawn(self._repeat("drain", DRAIN_SECONDS, parts.books.drain_now), name="drain")
         self._spawn(self._repeat("checkpoint", CHECKPOINT_SECONDS, parts.checkpoint), name="checkpoint")
         self._spawn(self._repeat("sweep", SWEEP_SECONDS, parts.sweep), name="sweep")
@@ -321,7 +330,7 @@ class Steward:
             case Collected(number=number) | Recalled(number=number):
                 self._answered(seat, number)
             case TargetsTold():
-                self._board.take(seat.incarnation, message, self._others(seat))
+                self.targets_told(seat.incarnation, message, self._others(seat))
             case Serving() | Configured():
                 self._came_on(seat, link, message)
             case ClaimReplay() | FinishReplay():
@@ -353,6 +362,8 @@ class Steward:
             case Serving():
                 seat.serving = True
                 self._board.welcome(link.send)
+                if self.neighbours is not None:
+                    self.neighbours.welcome(link.send)
             case Configured(problem="", version=version):
                 self.problems.pop(f"worker-{seat.index}", None)
                 seat.version = version
@@ -432,7 +443,34 @@ class Steward:
         """What each worker last said of its targets."""
         return self._board.now()
 
-    def _others(self, seat: _Seat) -> list[Send]:
+    def targets_told(self, origin: str, message: TargetsTold, others: Iterable[Send] = ()) -> None:
+        """A worker, or who carries calls in this process, told of its targets."""
+        self._board.take(origin, message, others)
+        if not message.everything and self.neighbours is not None:
+            self.neighbours.changed(message.states)
+
+    def join(self, hear: Send) -> None:
+        """Whoever carries calls in this very process hears what other servers say."""
+        self._here.append(hear)
+
+    def share(self, places: Mapping[str, Place]) -> None:
+        """The targets of which servers talk to each other, under the configuration in force."""
+        if self.neighbours is not None:
+            self.neighbours.share(places)
+
+    async def _tell_servers(self) -> None:
+        assert self.neighbours is not None
+        self.neighbours.beat()
+        if problem := self.neighbours.problem:
+            self.problems["state"] = problem
+        else:
+            self.problems.pop("state", None)
+
+    def _tell_everybody(self, told: TargetsTold) -> None:
+        for send in (*self._others(None), *self._here):
+            send(told)
+
+    def _others(self, seat: _Seat | None) -> list[Send]:
         return [other.link.send for other in self._seats if other is not seat and other.link is not None]
 
     def _alarmed(self, state: TargetState) -> None:

@@ -63,6 +63,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("gatehouse_over_hold_total", "counter", "Charges above their hold.", ("target",)),
     Family("gatehouse_journal_errors_total", "counter", "Records the journal could not take.", ()),
     Family("gatehouse_worker_restarts_total", "counter", "Workers that had to be started again.", ()),
+    Family("gatehouse_state_connected", "gauge", "Whether other servers can be told and heard (1) or not (0).", ()),
+    Family("gatehouse_state_servers", "gauge", "Other servers that were heard of in the last seconds.", ()),
+    Family(
+        "gatehouse_state_messages_total",
+        "counter",
+        "Messages between servers: sent, taken, and not taken because unreadable or too_many.",
+        ("result",),
+    ),
     Family("gatehouse_errands_total", "counter", "Requests on the data port that were no calls, by path and status.", ("path", "status")),
     Family("gatehouse_bad_requests_total", "counter", "Requests that were not HTTP we accept.", ("code",)),
 )
