@@ -17,11 +17,13 @@ from gatehouse.core.identity import Principal, Role
 from gatehouse.core.money import Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Plan, Target
+from gatehouse.core.records import STAGES as NAMES
 from gatehouse.core.records import Closed, MeterHold, Opened, StageTime
 from gatehouse.core.usage import Price, Usage
 from gatehouse.pipeline import bookkeeping
 from gatehouse.pipeline.bookkeeping import Bookkeeper, Commitments
 from gatehouse.pipeline.exchange import Exchange, Head, Lost
+from gatehouse.pipeline.order import ORDER
 from gatehouse.pipeline.stages.record import Record
 from gatehouse.testing.fakes import FakeClock, FakeJournal, FakeTally
 
@@ -40,7 +42,7 @@ class Desk:
     def __init__(self, offload: Callable[[Callable[[], bytes]], Awaitable[bytes]] | None = None) -> None:
         self.journal, self.clock, self.tally = FakeJournal(), FakeClock(), FakeTally()
         self.policy = "cfg-1"
-        self.books = Bookkeeper(self.journal, self.clock, self.tally, Commitments(KEY), lambda: self.policy, STAGES, offload)
+        self.books = Bookkeeper(self.journal, self.clock, self.tally, Commitments(KEY), lambda: self.policy, offload)
         self.stage = Record(self.books, self.tally, STAGES, sample=2)
 
     async def admitted(self, request_id: str = "req_1") -> Exchange:
@@ -49,8 +51,9 @@ class Desk:
         x.clock_start, x.started_at = self.clock.monotonic(), self.clock.now()
         await self.stage.admit(x)
         for _ in STAGES:
-            self.clock.advance(0.001)
             x.entered += 1
+            x.marks.append(self.clock.monotonic())
+            self.clock.advance(0.001)
             x.marks.append(self.clock.monotonic())
         x.principal = Principal("ab12cd34", "test", frozenset({Role.DEVELOPER}), tenant="red", team="blue")
         x.call = CALL
@@ -145,13 +148,14 @@ async def test_a_completed_call(desk: Desk) -> None:
         flags=("estimated_usage",),
         duration_us=desk.closed().duration_us,
         first_event_us=50_000,
-        stages=desk.closed().stages,
+        stages=(),
         policy="cfg-1",
         commitment=Commitments(KEY).of(CALL),
         final=True,
+        marks=(x.clock_start, *x.marks),
     )
     assert desk.closed().duration_us == pytest.approx(103_000, abs=2)
-    assert [(time.stage, round(time.start, -3), round(time.took, -2)) for time in desk.closed().stages] == [
+    assert [(time.stage, round(time.start, -3), round(time.took, -2)) for time in desk.closed().times()] == [
         ("record", 0, 1000),
         ("identify", 1000, 1000),
         ("read", 2000, 1000),
@@ -171,7 +175,7 @@ async def test_a_fallback_has_a_record_for_each_attempt(desk: Desk) -> None:
     assert kinds == [("Opened", 1, "lab/qwen3"), ("Closed", 1, "lab/qwen3"), ("Opened", 2, "other/gpt"), ("Closed", 2, "other/gpt")]
     failed, last = desk.closed(1), desk.closed(3)
     assert (failed.outcome, failed.error, failed.usage, failed.charge, failed.final) == ("failed", "upstream_timeout", Usage(), 0, False)
-    assert (failed.stages, failed.flags, failed.first_event_us) == ((), (), -1)
+    assert (failed.times(), failed.flags, failed.first_event_us) == ((), (), -1)
     assert (last.outcome, last.charge, last.price, last.final) == ("completed", 9, "", True)
 
 
@@ -194,7 +198,7 @@ async def test_a_call_that_nobody_identified(desk: Desk) -> None:
     await desk.stage.admit(x)
     x.entered = 2
     x.clock_start = desk.clock.monotonic()
-    x.marks = [desk.clock.monotonic()]
+    x.marks = [desk.clock.monotonic()] * 3
     desk.clock.advance(0.002)
     x.outcome, x.error = Outcome.REFUSED, Forbidden("no")
     desk.stage.settle(x)
@@ -202,9 +206,14 @@ async def test_a_call_that_nobody_identified(desk: Desk) -> None:
     assert (record.tenant, record.key_id, record.model, record.target, record.attempt) == ("default", "", "", "", 0)
     assert (record.outcome, record.error, record.charge, record.meters) == ("refused", "forbidden", 0, ())
     assert (record.commitment, record.first_event_us, record.final) == (b"", -1, True)
-    # The stage that refused made no mark: it took until the end.
-    assert record.stages == (StageTime("record", 0, 0), StageTime("identify", 0, record.stages[1].took))
-    assert record.stages[1].took == pytest.approx(2000, abs=2)
+    # The stage that refused never ended: it took until the call did.
+    assert record.times() == (StageTime("record", 0, 0), StageTime("identify", 0, record.times()[1].took))
+    assert record.times()[1].took == pytest.approx(2000, abs=2)
+
+
+def test_the_names_of_the_stages_are_those_of_the_pipeline() -> None:
+    """Records name stages by their place, so the list in core and the pipeline's order are the same."""
+    assert tuple(stage.name for stage in ORDER) == NAMES
 
 
 async def test_a_refused_call_is_committed_to_as_it_was(desk: Desk) -> None:
@@ -373,7 +382,7 @@ async def test_both_records_carry_what_the_call_is_booked_under() -> None:
         asked.append(x)
         return made
 
-    books = Bookkeeper(journal, clock, FakeTally(), Commitments(KEY), lambda: "cfg-1", STAGES, attribute=attribute)
+    books = Bookkeeper(journal, clock, FakeTally(), Commitments(KEY), lambda: "cfg-1", attribute=attribute)
     desk = Desk()
     x = await desk.admitted()
     books.opened(x, LAB)

@@ -163,7 +163,7 @@ class CallPath:
         self._remote: RemoteContent | None = None
         self._attributor = attributor = Attributor(message.keys.end_user, scanner)
         commitments = Commitments(message.keys.commitment)
-        books = Bookkeeper(journal, clock, self.tally, commitments, lambda: self._policy, names, self.offload, attributor)
+        books = Bookkeeper(journal, clock, self.tally, commitments, lambda: self._policy, self.offload, attributor)
         limit = Limit(self._book, clock, self._models)
         cache = Cache(MemoryCache(clock, settings.cache.max_bytes))
         self.health = TargetHealth(clock, rng, self.tally)
@@ -184,6 +184,7 @@ class CallPath:
                 Dispatch(self._models.by_provider, books, clock, rng, self.tally, turnstile, reliability),
             ),
             clock,
+            turn,
         )
         self._take(settings, message)
 

@@ -5,10 +5,16 @@ only a Closed. The drain turns each Closed into a ledger row and one audit event
 process died, is closed as `lost` and charged its hold.
 """
 
+from operator import sub
+from typing import Final
+
 import msgspec
 
 from gatehouse.core.attribution import Attribution
 from gatehouse.core.usage import Usage
+
+STAGES: Final = ("record", "identify", "read", "authorise", "route", "limit", "guard", "cache", "dispatch")
+"""The names of the pipeline's stages, in order."""
 
 
 class MeterHold(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -92,6 +98,19 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     """True on the last Closed of a call: exactly one a call has it, and becomes its audit event."""
     attribution: Attribution | None = None
     """As in Opened. Never part of the audit event: the log keeps for ever what may be personal here."""
+    marks: tuple[float, ...] = ()
+    """Instead of `stages`, as the process that carried the call noted them: seconds of its own clock at which the call began, and
+    each stage of `STAGES` that it entered began and ended. A stage that never ended lasted until the call did."""
+
+    def times(self) -> tuple[StageTime, ...]:
+        """When each stage began and how long it took."""
+        if not self.marks:
+            return self.stages
+        start, *marks = self.marks
+        if len(marks) % 2:
+            marks.append(start + self.duration_us / 1e6)
+        begun, ended = [int((mark - start) * 1e6) for mark in marks[::2]], [int((mark - start) * 1e6) for mark in marks[1::2]]
+        return tuple(map(StageTime, STAGES, begun, map(sub, ended, begun)))
 
 
 Record = Opened | Closed

@@ -14,8 +14,7 @@ import hashlib
 import hmac
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from operator import sub
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -28,7 +27,7 @@ from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Target
 from gatehouse.core.ports import Clock, Journal, Refused, Tally
-from gatehouse.core.records import Closed, Opened, Record, StageTime
+from gatehouse.core.records import Closed, Opened, Record
 from gatehouse.core.usage import Usage, added
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange
 
@@ -89,7 +88,6 @@ class Bookkeeper:
         tally: Tally,
         commitments: Commitments,
         policy: Callable[[], str],
-        stages: Sequence[str],
         offload: Offload | None = None,
         attribute: Attribute = lambda _: None,
     ) -> None:
@@ -101,8 +99,6 @@ class Bookkeeper:
         self._tally = tally
         self._commitments = commitments
         self._policy = policy
-        self._stages = tuple(stages)
-        """Names in the order in which an exchange's marks are made."""
         self._offload = offload
         self._attribute = attribute
         self._waiting: deque[Record] = deque()
@@ -254,7 +250,7 @@ class Bookkeeper:
     def _failed(self, x: Exchange, error: GatehouseError | None, attempt: int, ended: float) -> Closed:
         record = self._record(x, error, attempt, ended)
         return replace(
-            record, outcome=Outcome.FAILED.value, usage=NO_USAGE, charge=ZERO, flags=(), first_event_us=-1, stages=(), final=False
+            record, outcome=Outcome.FAILED.value, usage=NO_USAGE, charge=ZERO, flags=(), first_event_us=-1, marks=(), final=False
         )
 
     def _record(self, x: Exchange, error: GatehouseError | None, attempt: int, ended: float) -> Closed:
@@ -287,21 +283,13 @@ class Bookkeeper:
             tuple(x.flags),
             int((ended - x.clock_start) * 1e6),
             int(x.first_event * 1e6) if x.first_event >= 0 else -1,
-            self._times(x, ended),
+            (),
             self._policy(),
             x.commitment,
-            final=True,
-            attribution=x.attribution,
+            True,
+            x.attribution,
+            (x.clock_start, *x.marks),
         )
-
-    def _times(self, x: Exchange, ended: float) -> tuple[StageTime, ...]:
-        """When each stage's admit began and how long it took; the one that refused took until now."""
-        start = x.clock_start
-        ends = [int((mark - start) * 1e6) for mark in x.marks]
-        if len(ends) < x.entered:
-            ends.append(int((ended - start) * 1e6))
-        starts = [0, *ends]
-        return tuple(map(StageTime, self._stages, starts, map(sub, ends, starts)))
 
     def _catch_up(self) -> None:
         """Write what waits, oldest first. Raises Unavailable when the disk still refuses."""

@@ -19,7 +19,7 @@ from typing import Protocol
 from gatehouse.core.errors import Blocked, GatehouseError, Internal, Unavailable, UpstreamFailed
 from gatehouse.core.events import Answer, Events
 from gatehouse.core.outcome import Outcome
-from gatehouse.core.ports import Clock
+from gatehouse.core.ports import Clock, Turn
 from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import Asker, Exchange
 
@@ -27,6 +27,10 @@ __all__ = ["Asker", "Deliver", "Prompt", "Runner", "Stage", "Starter", "Watcher"
 
 logger = logging.getLogger("gatehouse.pipeline")
 
+Watch = Callable[[Exchange, Events], Events]
+"""What a `Watcher` has beside a stage's functions."""
+_Answered = tuple[Exchange, Asker, Events, Events]
+"""A call, who asked, what the last stage answered, and what the watchers so far made of that."""
 Deliver = Callable[[Exchange, Events], Awaitable[None] | None]
 """Takes the events to whoever asked. When it has returned, and what it returned is over, all but the closing bytes are out."""
 
@@ -89,8 +93,11 @@ class Watcher(Stage, Protocol):
 class Runner:
     """Carries exchanges through a fixed order of stages. One instance serves every call of a process."""
 
-    def __init__(self, stages: tuple[Stage, ...], clock: Clock) -> None:
+    def __init__(self, stages: tuple[Stage, ...], clock: Clock, turn: Turn | None = None) -> None:
         self.stages = stages
+        self._turn = turn
+        self._begun: list[tuple[Exchange, Asker]] = []
+        self._back: list[tuple[Exchange, Events | None]] = []
         self._monotonic = clock.monotonic
         self._now = clock.now
         self._steps: tuple[tuple[Callable[[Exchange], bool] | None, Stage], ...]
@@ -105,56 +112,142 @@ class Runner:
         """Who settles a call that entered so many stages, in order."""
         self.running: set[Exchange] = set()
 
-    def begin(self, x: Exchange, asker: Asker) -> bool:
-        """Take the call as far as it goes without waiting for more than its target's whole answer.
+    def begin(self, x: Exchange, asker: Asker) -> None:
+        """Take the call as far as it goes without waiting for more than its target's whole answer; the asker is told what comes of it.
 
-        True: the asker was told how it ended, or will be. False: something has to be waited for; `carry` goes on from here.
+        That happens at the end of this turn of the loop, with all calls that began in it.
         """
-        self._enter(x)
-        try:
-            self._first_to_wait(x)
-            if x.entered != self._depth or not self._start(x, self._came):
-                return False
-            x.asker = asker
-            x.stop = asker.stop
-            return True
-        except GatehouseError as refused:
-            error = refused
-            self._fail(x, refused, streaming=False)
-        except Exception as fault:
-            error = self._fault(x, fault, streaming=False)
+        turn = self._turn
+        if turn is None:
+            self._go_down([(x, asker)])
+            return
+        begun = self._begun
+        if not begun:
+            turn.before(self._go_down_together)
+        begun.append((x, asker))
+
+    def _go_down_together(self) -> None:
+        begun, self._begun = self._begun, []
+        self._go_down(begun)
+
+    def _go_down(self, calls: list[tuple[Exchange, Asker]]) -> None:
+        """Stage by stage, each for all of them: what a stage needs is then at hand in the processor, which is worth half the time."""
+        monotonic, now = self._monotonic, self._now
+        at = monotonic()
+        going: list[tuple[Exchange, Asker]] = []
+        for x, asker in calls:
+            if x.outcome is None:
+                x.clock_start = at
+                x.started_at = now()
+                self.running.add(x)
+                going.append((x, asker))
+            else:
+                asker.ended(None)  # ended before it began
+        for depth, (at_once, _) in enumerate(self._steps, 1):
+            passed: list[tuple[Exchange, Asker]] = []
+            for call in going:
+                x, asker = call
+                x.entered = depth
+                marks = x.marks
+                marks.append(at)
+                try:
+                    if at_once is not None and at_once(x):
+                        at = monotonic()
+                        marks.append(at)
+                        passed.append(call)
+                        continue
+                    if depth == self._depth and self._start(x, self._came):
+                        x.asker = asker
+                        x.stop = asker.stop
+                    else:
+                        asker.wait()
+                except GatehouseError as refused:
+                    self._failed(x, asker, refused, streaming=False)
+                except Exception as fault:
+                    self._failed(x, asker, fault, streaming=False)
+                at = monotonic()
+            going = passed
+        for x, asker in going:
+            self._failed(x, asker, RuntimeError("no stage answered the call"), streaming=False)
+
+    def _failed(self, x: Exchange, asker: Asker, fault: Exception, *, streaming: bool) -> None:
+        """A call that no task carries has failed."""
+        if isinstance(fault, GatehouseError):
+            self._fail(x, fault, streaming=streaming)
+        else:
+            fault = self._fault(x, fault, streaming=streaming)
         self._settle(x)
-        asker.ended(error)
-        return True
+        asker.ended(fault)
 
     def _came(self, x: Exchange, source: Events | None) -> None:
-        """What the last stage, begun without waiting, has come to."""
-        asker = x.asker
-        assert asker is not None
-        if source is None:
-            x.asker = x.stop = None
-            asker.wait()
+        """The last stage, begun without waiting, has come to something."""
+        turn = self._turn
+        if turn is None:
+            self._come_back([(x, source)])
             return
-        x.marks.append(self._monotonic())
-        error: GatehouseError | None = None
-        try:
-            events = source
-            for watch in self._watchers[self._depth]:
-                events = watch(x, events)
-            if type(events) is not Single or not isinstance(answer := events.event, Answer) or not asker.take(answer):
-                x.ready = (source, events)
+        back = self._back
+        if not back:
+            turn.before(self._come_back_together)
+        back.append((x, source))
+
+    def _come_back_together(self) -> None:
+        back, self._back = self._back, []
+        self._come_back(back)
+
+    def _come_back(self, calls: list[tuple[Exchange, Events | None]]) -> None:
+        """Watch, take and settle, each for all of them, as in `_go_down`."""
+        at = self._monotonic()
+        going: list[_Answered] = []
+        for x, source in calls:
+            asker = x.asker
+            if asker is None or x.outcome is not None:
+                continue  # ended from outside in this very turn, and about to be settled
+            if source is None:
                 x.asker = x.stop = None
                 asker.wait()
-                return
-            if x.outcome is None:
-                x.outcome = Outcome.COMPLETED
-        except GatehouseError as failed:
-            error = failed
-            self._fail(x, failed, streaming=True)
-        except Exception as fault:
-            error = self._fault(x, fault, streaming=True)
-        self._settle(x)
-        asker.ended(error)
+            else:
+                x.marks.append(at)
+                going.append((x, asker, source, source))
+        for watch in self._watchers[self._depth]:
+            going = self._watched(watch, going)
+        taken = self._taken(going)
+        for stage in self._settlers[self._depth]:
+            settle = stage.settle
+            for x, _ in taken:
+                try:
+                    settle(x)
+                except Exception:
+                    logger.exception("call %s: settling %s failed", x.request_id, stage.name)
+        running = self.running
+        for x, asker in taken:
+            running.discard(x)
+            x.stop = x.asker = None
+            asker.ended(None)
+
+    def _watched(self, watch: Watch, answered: "list[_Answered]") -> "list[_Answered]":
+        going: list[_Answered] = []
+        for x, asker, source, events in answered:
+            try:
+                going.append((x, asker, source, watch(x, events)))
+            except Exception as fault:
+                self._failed(x, asker, fault, streaming=True)
+        return going
+
+    def _taken(self, answered: "list[_Answered]") -> list[tuple[Exchange, Asker]]:
+        """The calls whose answer was taken and that have only to be settled; a task carries on whatever has to wait."""
+        taken: list[tuple[Exchange, Asker]] = []
+        for x, asker, source, events in answered:
+            try:
+                if type(events) is Single and type(answer := events.event) is Answer and asker.take(answer):
+                    x.outcome = Outcome.COMPLETED
+                    taken.append((x, asker))
+                else:
+                    x.ready = (source, events)
+                    x.asker = x.stop = None
+                    asker.wait()
+            except Exception as fault:
+                self._failed(x, asker, fault, streaming=True)
+        return taken
 
     def stopped(self, x: Exchange) -> None:
         """The call was ended from outside, a step of the loop ago, while no task carried it."""
@@ -244,12 +337,15 @@ class Runner:
         mark = x.marks.append
         monotonic = self._monotonic
         depth = x.entered
+        at = monotonic()
         for at_once, stage in self._steps[depth:] if depth else self._steps:
             depth += 1
             x.entered = depth
+            mark(at)
             if at_once is None or not at_once(x):
                 return stage
-            mark(monotonic())
+            at = monotonic()
+            mark(at)
         raise Internal("No stage answered the call.")
 
     def _fault(self, x: Exchange, fault: BaseException, *, streaming: bool) -> Internal:

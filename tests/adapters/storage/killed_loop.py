@@ -66,7 +66,7 @@ async def _carry(folder: Path, incarnation: str, drains: bool) -> None:
     clock = SystemClock()
     tally = ProcessTally()
     journal = JournalWriter.open(folder / "journals", incarnation, rotate_bytes=30_000)
-    books = Bookkeeper(journal, clock, tally, Commitments(b"k" * 32), lambda: "cfg-1", ("record", "dispatch"))
+    books = Bookkeeper(journal, clock, tally, Commitments(b"k" * 32), lambda: "cfg-1")
     record = Record(books, tally, ("record", "dispatch"))
     acknowledge = os.open(folder / "acknowledged", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     drain: Drain | None = None
@@ -108,7 +108,7 @@ def _exchange(request_id: str, clock: SystemClock, *, budget: bool) -> Exchange:
     x.plan = Plan("assistant", (TARGET,))
     x.money_holds = (MeterHold(METER, HOLD),) if budget else ()
     x.ceiling = HOLD
-    x.marks = [x.clock_start]
+    x.marks = [x.clock_start] * 3
     x.entered = 2
     return x
 

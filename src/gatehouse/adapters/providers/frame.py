@@ -144,6 +144,7 @@ class HttpModel:
         self._heads = [_Heads(self._http, key, codec.stream_type) for key in keys or (None,)]
         self._ring = KeyRing(options.name, len(keys)) if len(keys) > 1 else None
         self._plain = self._ring is None and authoriser is None
+        self._replies: list[tuple[Form, Call, str, Told, Reply]] = []
         self.turn: Turn | None = None
         """The turns of the loop at whose end requests leave; without them nothing can be asked without waiting."""
 
@@ -207,19 +208,31 @@ class HttpModel:
         return self._http.ask(prefix, body, attempt, turn, came, first_byte=first_byte)
 
     def _came(self, form: Form, call: Call, request_id: str, told: Told, reply: Reply) -> None:
-        """A reply that was asked for without waiting is whole, or has failed."""
-        event: Event | None = None
-        fault: Exception | None = None
-        if reply.failure is not None:
-            fault = None if reply.stale else reply.failure.error()
-        else:
-            try:
-                event = self._read_whole(reply, form, call)
-                if not event.created:
-                    event = _dated(event, request_id)
-            except Exception as error:
-                fault = error
-        told(event, fault)
+        """A reply that was asked for without waiting is whole, or has failed: it is read at the end of this turn, with all others."""
+        came = self._replies
+        if not came:
+            assert self.turn is not None
+            self.turn.before(self._read_together)
+        came.append((form, call, request_id, told, reply))
+
+    def _read_together(self) -> None:
+        came, self._replies = self._replies, []
+        read: list[tuple[Told, Event | None, Exception | None]] = []
+        for form, call, request_id, told, reply in came:
+            event: Event | None = None
+            fault: Exception | None = None
+            if reply.failure is not None:
+                fault = None if reply.stale else reply.failure.error()
+            else:
+                try:
+                    event = self._read_whole(reply, form, call)
+                    if not event.created:
+                        event = _dated(event, request_id)
+                except Exception as error:
+                    fault = error
+            read.append((told, event, fault))
+        for told, event, fault in read:
+            told(event, fault)
 
     async def ping(self) -> str:
         """ "" when the provider answers and accepts our keys."""

@@ -60,7 +60,7 @@ class RowWriter:
             self._texts.get(closed.flags) or self._text(closed.flags),
             closed.duration_us,
             closed.first_event_us,
-            encode(closed.stages).decode(),
+            encode(closed.times()).decode(),
             closed.policy,
             # A driver asks of `bytes`, but not of this, whether somebody has registered another way to write it.
             bytearray(closed.commitment),

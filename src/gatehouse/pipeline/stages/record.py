@@ -82,10 +82,8 @@ class Record:
         self._calls += 1
         if self._calls >= self._sample:
             self._calls = 0
-            at = x.clock_start
-            for labels, mark in zip(self._stages, x.marks, strict=False):
-                self._tally.observe("gatehouse_stage_duration_seconds", labels, mark - at)
-                at = mark
+            for labels, began, ended in zip(self._stages, x.marks[::2], x.marks[1::2], strict=False):
+                self._tally.observe("gatehouse_stage_duration_seconds", labels, ended - began)
 
 
 class _Sheet:

@@ -44,7 +44,7 @@ _LIVE: Final = b'{"status":"ok"}'
 class Carrier(Protocol):
     """Carries an exchange through the stages: the runner."""
 
-    def begin(self, x: Exchange, asker: Asker) -> bool:
+    def begin(self, x: Exchange, asker: Asker) -> None:
         """See `gatehouse.pipeline.runner.Runner.begin`."""
 
     def stopped(self, x: Exchange) -> None:
@@ -132,9 +132,7 @@ class DataPlane:
             x = self._exchange(connection, head, body, route)
             connection.exchange = x
             self.running[x] = None
-            reply = _Reply(self, connection, x, connection.loop)
-            if not self.runner.begin(x, reply):
-                reply.wait()
+            self.runner.begin(x, _Reply(self, connection, x, connection.loop))
 
     def _exchange(self, connection: Connection, head: RequestHead, body: Body, route: Route) -> Exchange:
         """The call that a request asks for."""
