@@ -29,6 +29,9 @@ _TICKED: Final = re.compile(r"`([a-z |]+)`")
 _NUMBER: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(-?[0-9]++(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)', re.DOTALL)
 
 
+_encode: Final = msgspec.json.Encoder().encode
+
+
 def echo(text: str) -> str:
     """The caller's own words, short and without control characters."""
     shown = text[:_ECHO] + ("…" if len(text) > _ECHO else "")
@@ -60,7 +63,7 @@ def refuse_ambiguity(body: bytes, decoded: Any) -> None:
         disguised = b"\\u003" in body
     if not disguised:
         colons = body.count(b":")
-        if msgspec.json.encode(decoded).count(b":") == colons or msgspec.json.encode(msgspec.json.decode(body)).count(b":") == colons:
+        if _encode(decoded).count(b":") == colons or msgspec.json.encode(msgspec.json.decode(body)).count(b":") == colons:
             return
     found = duplicate_key(body)
     if found is not None:

@@ -29,7 +29,7 @@ from gatehouse.core.plans import Target
 from gatehouse.core.ports import Clock, Journal, Refused, Tally
 from gatehouse.core.records import Closed, Opened, Record
 from gatehouse.core.usage import Usage, added
-from gatehouse.pipeline.exchange import NO_USAGE, Exchange
+from gatehouse.pipeline.exchange import NO_USAGE, Exchange, canonical
 
 Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 """Runs a function beside the loop (a thread)."""
@@ -51,7 +51,7 @@ MOST_WAITING: Final = 10_000
 class Commitments:
     """Keyed commitments to calls. Holds the key as two hash states, so that a short call costs two updates."""
 
-    __slots__ = ("_encode", "_inner", "_outer")
+    __slots__ = ("_inner", "_outer")
 
     def __init__(self, key: bytes) -> None:
         if len(key) < 32:
@@ -60,15 +60,18 @@ class Commitments:
         block = block.ljust(64, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
-        self._encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
     def __repr__(self) -> str:
         return "Commitments(***)"
 
     def of(self, call: Call) -> bytes:
         """HMAC-SHA256 over the canonical form of `call`: MessagePack with fields in their order and map keys sorted."""
+        return self.of_encoded(canonical(call))
+
+    def of_encoded(self, encoded: bytes) -> bytes:
+        """The same, of the canonical form."""
         inner = self._inner.copy()
-        inner.update(self._encode(call))
+        inner.update(encoded)
         outer = self._outer.copy()
         outer.update(inner.digest())
         return outer.digest()
@@ -137,7 +140,7 @@ class Bookkeeper:
         if self._waiting:
             self._catch_up()
         if not x.commitment:
-            x.commitment = self._commitments.of(x.call)
+            x.commitment = self._commitments.of_encoded(x.encoded())
         if x.attribution is None:
             x.attribution = self._attribute(x)
         price = target.price

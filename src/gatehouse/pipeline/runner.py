@@ -73,7 +73,14 @@ class Starter(Stage, Protocol):
     """A last stage that can begin without waiting, and calls back."""
 
     def start(self, x: Exchange, resume: Resume) -> bool:
-        """Begin, and call `resume` once, later. False, with nothing done: `admit` has to be awaited.
+        """Prepare, for `resume` to be called once, later. False, with nothing done: `admit` has to be awaited.
+
+        Raises:
+            GatehouseError: as `admit`.
+        """
+
+    def started(self, x: Exchange) -> None:
+        """What was prepared goes out at the end of this turn. Called once for a call that `start` has prepared.
 
         Raises:
             GatehouseError: as `admit`.
@@ -103,7 +110,9 @@ class Runner:
         self._steps: tuple[tuple[Callable[[Exchange], bool] | None, Stage], ...]
         self._steps = tuple((getattr(stage, "at_once", None), stage) for stage in stages)
         self._depth = len(stages)
+        self._at_once = [getattr(stage, "at_once", _never) for stage in stages[:-1]]
         self._start: Callable[[Exchange, Resume], bool] = getattr(stages[-1], "start", _never_starts) if stages else _never_starts
+        self._started: Callable[[Exchange], None] = getattr(stages[-1], "started", _nothing_started) if stages else _nothing_started
         watches = [getattr(stage, "watch", None) for stage in stages]
         self._watchers = tuple(tuple(watch for watch in watches[:depth][::-1] if watch) for depth in range(len(stages) + 1))
         """Who watches the stream of a call that entered so many stages, in order."""
@@ -143,32 +152,47 @@ class Runner:
                 going.append((x, asker))
             else:
                 asker.ended(None)  # ended before it began
-        for depth, (at_once, _) in enumerate(self._steps, 1):
-            passed: list[tuple[Exchange, Asker]] = []
-            for call in going:
-                x, asker = call
+        for depth, at_once in enumerate(self._at_once, 1):
+            stay: set[Exchange] = set()
+            for x, asker in going:
                 x.entered = depth
                 marks = x.marks
                 marks.append(at)
                 try:
-                    if at_once is not None and at_once(x):
+                    if at_once(x):
                         at = monotonic()
                         marks.append(at)
-                        passed.append(call)
                         continue
-                    if depth == self._depth and self._start(x, self._came):
-                        x.asker = asker
-                        x.stop = asker.stop
-                    else:
-                        asker.wait()
-                except GatehouseError as refused:
-                    self._failed(x, asker, refused, streaming=False)
+                    asker.wait()
                 except Exception as fault:
                     self._failed(x, asker, fault, streaming=False)
+                stay.add(x)
                 at = monotonic()
-            going = passed
-        for x, asker in going:
-            self._failed(x, asker, RuntimeError("no stage answered the call"), streaming=False)
+            if stay:
+                going = [call for call in going if call[0] not in stay]
+        self._go_over(going)
+
+    def _go_over(self, calls: list[tuple[Exchange, Asker]]) -> None:
+        """The last stage begins, where that needs no waiting."""
+        started: list[tuple[Exchange, Asker]] = []
+        for call in calls:
+            x, asker = call
+            x.entered = self._depth
+            x.marks.append(self._monotonic())
+            try:
+                if self._start(x, self._came):
+                    x.asker = asker
+                    x.stop = asker.stop
+                    started.append(call)
+                else:
+                    asker.wait()
+            except Exception as fault:
+                self._failed(x, asker, fault, streaming=False)
+        for x, asker in started:
+            try:
+                self._started(x)
+            except Exception as fault:
+                self._failed(x, asker, fault, streaming=False)
 
     def _failed(self, x: Exchange, asker: Asker, fault: Exception, *, streaming: bool) -> None:
         """A call that no task carries has failed."""
@@ -394,6 +418,15 @@ def _in_turn(stages: tuple[Stage, ...], *, failed: bool) -> tuple[tuple[Stage, .
         if getattr(type(stage), "settle", None) is not nothing_held and (failed or not getattr(stage, "settles_failures_only", False))
     ]
     return tuple(tuple(stage for stage in reversed(stages[:depth]) if stage in settling) for depth in range(len(stages) + 1))
+
+
+def _never(x: Exchange) -> bool:
+    """The `at_once` of a stage that has none."""
+    return False
+
+
+def _nothing_started(x: Exchange) -> None:
+    """The `started` of a stage that has none."""
 
 
 def _never_starts(x: Exchange, resume: Resume) -> bool:

@@ -59,6 +59,8 @@ from gatehouse.dialects.openai.profiles import BINDING, PLAIN, Profile
 _DIGITS: Final = string.ascii_letters + string.digits
 _SHORT_ID: Final = re.compile(r"[a-zA-Z0-9]{9}")
 _SUCCESSORS: Final = {"functions": "tools", "function_call": "tool_choice"}
+_decode: Final = msgspec.json.Decoder(ChatRequest).decode
+_encode: Final = msgspec.json.Encoder().encode
 _STREAM: Final = {"stream": True}
 _STREAM_WITH_USAGE: Final = {"stream": True, "stream_options": {"include_usage": True}}
 
@@ -70,7 +72,7 @@ def decode_request(body: bytes) -> Call:
         InvalidRequest: naming the field, or the position where the body is not what JSON should be.
     """
     try:
-        request = msgspec.json.decode(body, type=ChatRequest)
+        request: ChatRequest = _decode(body)
     except (ValueError, RecursionError) as fault:
         if not is_unknown_field(fault):
             raise explain(fault, body) from None
@@ -79,13 +81,18 @@ def decode_request(body: bytes) -> Call:
         refuse_ambiguity(body, request)
         extra = {}
     _check(request, len(body))
+    messages = tuple([message.core() for message in request.messages])
+    if not extra and _options(request) == _NO_OPTIONS:
+        # As most short chats: nothing is asked for but an answer.
+        bound = request.max_tokens or request.max_completion_tokens
+        return Call(model=request.model, messages=messages, max_tokens=bound, stream=bool(request.stream))
     named = request.tool_choice
     choice = None if named is None else ToolChoice(named) if isinstance(named, str) else ToolChoice("required", named.function.name)
     stop = request.stop
     options = request.stream_options
     return Call(
         model=request.model,
-        messages=tuple([message.core() for message in request.messages]),
+        messages=messages,
         tools=tuple([tool.core() for tool in request.tools]) if request.tools else (),
         tool_choice=choice,
         parallel_tool_calls=request.parallel_tool_calls,
@@ -108,6 +115,13 @@ def decode_request(body: bytes) -> Call:
         include_usage=options is not None and bool(options.include_usage),
         extra=extra,
     )
+
+
+_ANYWAY: Final = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "stream"})
+_OPTIONAL: Final = tuple(field for field in ChatRequest.__struct_fields__ if field not in _ANYWAY)
+_options: Final = attrgetter(*_OPTIONAL)
+_NO_OPTIONS: Final = (None,) * len(_OPTIONAL)
+"""What a request says of them that asks for nothing but an answer."""
 
 
 def _decode_with_extra(body: bytes, fault: Exception) -> tuple[ChatRequest, dict[str, Any]]:
@@ -226,7 +240,7 @@ def encode_request(call: Call, model: str, profile: Profile = PLAIN) -> bytes:
         body.update([(name, value) for name, value in zip(_SAME, same, strict=True) if value is not None])
     if profile.adjusts:
         adjust(body, profile)
-    return msgspec.json.encode(body)
+    return _encode(body)
 
 
 _SAME: Final = (

@@ -34,6 +34,7 @@ class _Usage(Struct, gc=False):
     """DeepSeek's name for cached tokens."""
 
 
+_decode: Final = msgspec.json.Decoder(_Usage).decode
 _NO_PROMPT_DETAILS: Final = _PromptDetails()
 _NO_COMPLETION_DETAILS: Final = _CompletionDetails()
 
@@ -45,7 +46,7 @@ def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     Reasoning that a target reports beside its completion tokens, or only inside the total, is told by the total.
     """
     try:
-        usage = msgspec.json.decode(raw, type=_Usage)
+        usage = _decode(raw)
     except (ValueError, RecursionError):
         return None
     prompt = usage.prompt_tokens

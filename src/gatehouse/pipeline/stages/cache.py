@@ -21,10 +21,9 @@ from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import CachePolicy, Plan
 from gatehouse.core.ports import AnswerCache
 from gatehouse.core.single import Single
-from gatehouse.pipeline.exchange import NO_USAGE, Exchange
+from gatehouse.pipeline.exchange import NO_USAGE, Exchange, canonical
 from gatehouse.pipeline.watching import Watching
 
-_KEY_BYTES: Final = 32
 _ENDED_WELL: Final = frozenset({"stop", "tool_calls"})
 
 
@@ -74,7 +73,7 @@ class Cache:
         wishes = x.head.headers.get(b"cache-control")
         if wishes is not None and b"no-store" in (asked := _directives(wishes)):
             return True
-        key = self._key(call, plan, policy, principal)
+        key = self._key(x, call, plan, policy, principal)
         fresh = wishes is not None and bool(asked & {b"no-cache", b"max-age=0"})
         if not fresh:
             answer = self._answers.get(key)
@@ -115,13 +114,16 @@ class Cache:
         miss = self._misses.get(x)
         return None if miss is None or miss.fresh else self._answers.get_stale(miss.key)
 
-    def _key(self, call: Call, plan: Plan, policy: CachePolicy, principal: Principal) -> bytes:
+    def _key(self, x: Exchange, call: Call, plan: Plan, policy: CachePolicy, principal: Principal) -> bytes:
         """Everything that decides what the answer may be and who may see it. Streamed or not is the same answer."""
         if call.stream or call.include_usage or call.turn is not None:
-            call = replace(call, stream=False, include_usage=False, turn=None)
-        # One encoded array: no two different tuples have the same bytes.
-        asked = self._encode((_scope(policy, principal), plan.model, plan.digest, plan.guard.version, call))
-        return blake2b(asked, digest_size=_KEY_BYTES).digest()
+            asked = canonical(replace(call, stream=False, include_usage=False, turn=None))
+        else:
+            asked = x.encoded()
+        # Two encoded values, each of which says where it ends: no two different pairs have the same bytes.
+        return blake2b(
+            self._encode((_scope(policy, principal), plan.model, plan.digest, plan.guard.version)) + asked, digest_size=32
+        ).digest()
 
     async def _collected(self, miss: _Miss, events: Events) -> AsyncGenerator[Event, None]:
         collector: Collector | None = Collector()

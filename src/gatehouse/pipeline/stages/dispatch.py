@@ -183,11 +183,7 @@ class Dispatch:
         return stream
 
     def start(self, x: Exchange, resume: Resume) -> bool:
-        """As `admit`, when one target answers that can be asked without waiting. See `runner.Starter`.
-
-        Raises:
-            Unavailable: the journal cannot be written.
-        """
+        """Ask, when one target answers that can be asked without waiting. See `runner.Starter`."""
         call, plan = x.call, x.plan
         assert call is not None
         assert plan is not None
@@ -199,26 +195,31 @@ class Dispatch:
         if ask is None or target.provider in self._slotted or self.books.commits_beside(x):
             return False
         attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", target.deadlines, None, x.attempts + 1)
-        run = Run(target.deadlines.total, target, target, model, attempt)
+        run = Run(target.deadlines.total, target, None, model, attempt)
         words = self._shown if target.max_output_tokens is None else self._worded
-        call = words(x, call, target, attempt)
-        asked = ask(call, target, attempt, partial(self._told, x, run))
+        asked = ask(words(x, call, target, attempt), target, attempt, partial(self._told, x, run))
         if asked is None:
             return False
-        try:
-            self.books.opened(x, target, partial(self._refused, x, run))
-        except BaseException:
-            asked.abandon()
-            raise
         run.asked = asked
         run.resume = resume
-        run.number = x.attempts
         self._runs[x] = run
-        self._gauges[target.id].value += 1
         self._deadlines.start(x, run.seconds)
-        if self._retrying:
-            self._budget.called(plan.model)
         return True
+
+    def started(self, x: Exchange) -> None:
+        """Write that the attempt begins, before what was asked leaves. See `runner.Starter`.
+
+        Raises:
+            Unavailable: the journal cannot be written.
+        """
+        run = self._runs[x]
+        target = run.candidate
+        self.books.opened(x, target, partial(self._refused, x, run))
+        run.target = target
+        run.number = x.attempts
+        self._gauges[target.id].value += 1
+        if self._retrying and x.plan is not None:
+            self._budget.called(x.plan.model)
 
     def _told(self, x: Exchange, run: Run, event: Event | None, fault: Exception | None) -> None:
         """What came of a call that was asked without waiting."""
