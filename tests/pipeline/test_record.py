@@ -42,7 +42,7 @@ class Desk:
     def __init__(self, offload: Callable[[Callable[[], bytes]], Awaitable[bytes]] | None = None) -> None:
         self.journal, self.clock, self.tally = FakeJournal(), FakeClock(), FakeTally()
         self.policy = "cfg-1"
-        self.books = Bookkeeper(self.journal, self.clock, self.tally, Commitments(KEY), lambda: self.policy, offload)
+        self.books = Bookkeeper(self.journal, self.clock, self.tally, Commitments(KEY), self.policy, offload)
         self.stage = Record(self.books, self.tally, STAGES, sample=2)
 
     async def admitted(self, request_id: str = "req_1") -> Exchange:
@@ -382,7 +382,7 @@ async def test_both_records_carry_what_the_call_is_booked_under() -> None:
         asked.append(x)
         return made
 
-    books = Bookkeeper(journal, clock, FakeTally(), Commitments(KEY), lambda: "cfg-1", attribute=attribute)
+    books = Bookkeeper(journal, clock, FakeTally(), Commitments(KEY), "cfg-1", attribute=attribute)
     desk = Desk()
     x = await desk.admitted()
     books.opened(x, LAB)

@@ -41,25 +41,28 @@ class SystemRng:
 class LoopTurn:
     """Implements `Turn` on the running event loop."""
 
-    __slots__ = ("_call_soon", "_first", "_sends")
+    __slots__ = ("_call_soon", "_due", "_first", "_sends")
 
     def __init__(self) -> None:
         self._call_soon = asyncio.get_running_loop().call_soon
+        self._due = False
+        """Its end is on its way, or being made."""
         self._first: list[Callable[[], object]] = []
         self._sends: list[tuple[Callable[[bytes], object], bytes]] = []
 
     def before(self, work: Callable[[], object]) -> None:
         """See `Turn`."""
-        if not self._first and not self._sends:
+        if not self._due:
+            self._due = True
             self._call_soon(self.end)
         self._first.append(work)
 
     def send(self, write: Callable[[bytes], object], data: bytes) -> None:
         """See `Turn`."""
-        sends = self._sends
-        if not sends and not self._first:
+        if not self._due:
+            self._due = True
             self._call_soon(self.end)
-        sends.append((write, data))
+        self._sends.append((write, data))
 
     def end(self) -> None:
         """See `Turn`."""
@@ -71,6 +74,7 @@ class LoopTurn:
                 except Exception:
                     logger.exception("what is to be done before sending failed")
         sends, self._sends = self._sends, []
+        self._due = False
         for write, data in sends:
             try:
                 write(data)

@@ -147,8 +147,6 @@ class CallPath:
         self._environment = read_environment()
         self._targets: tuple[Target, ...] = ()
         """Everything that may be asked."""
-        self._policy = ""
-        """Configuration and rule pack that decide now; in every record."""
         self._threads = ThreadPoolExecutor(1, "offload")
         self._models = Models()
         self._book = LeaseBook(behind.office, clock, spawn)
@@ -163,7 +161,7 @@ class CallPath:
         self._remote: RemoteContent | None = None
         self._attributor = attributor = Attributor(message.keys.end_user, scanner)
         commitments = Commitments(message.keys.commitment)
-        books = Bookkeeper(journal, clock, self.tally, commitments, lambda: self._policy, self.offload, attributor)
+        self._books = books = Bookkeeper(journal, clock, self.tally, commitments, "", self.offload, attributor)
         limit = Limit(self._book, clock, self._models)
         cache = Cache(MemoryCache(clock, settings.cache.max_bytes))
         self.health = TargetHealth(clock, rng, self.tally)
@@ -274,7 +272,7 @@ class CallPath:
             }
         )
         self.settings = settings
-        self._policy = f"{message.version}/{self._pack}"
+        self._books.policy = f"{message.version}/{self._pack}"
         return left
 
     @staticmethod

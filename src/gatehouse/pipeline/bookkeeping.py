@@ -90,7 +90,7 @@ class Bookkeeper:
         clock: Clock,
         tally: Tally,
         commitments: Commitments,
-        policy: Callable[[], str],
+        policy: str,
         offload: Offload | None = None,
         attribute: Attribute = lambda _: None,
     ) -> None:
@@ -101,7 +101,8 @@ class Bookkeeper:
         self._monotonic = clock.monotonic
         self._tally = tally
         self._commitments = commitments
-        self._policy = policy
+        self.policy = policy
+        """Version of configuration and guard policy that decides now."""
         self._offload = offload
         self._attribute = attribute
         self._waiting: deque[Record] = deque()
@@ -157,7 +158,7 @@ class Bookkeeper:
             "" if price is None else price.snapshot,
             x.money_holds,
             x.ceiling,
-            self._policy(),
+            self.policy,
             x.commitment,
             x.attribution,
         )
@@ -287,7 +288,7 @@ class Bookkeeper:
             int((ended - x.clock_start) * 1e6),
             int(x.first_event * 1e6) if x.first_event >= 0 else -1,
             (),
-            self._policy(),
+            self.policy,
             x.commitment,
             True,
             x.attribution,

@@ -75,8 +75,11 @@ class Counting:
                 run.usage = usage
                 run.pieces = run.characters = 0
                 self._charge(x, run, usage)
-            else:
-                event = self._believe(x, run, event)
+                if not run.counted and run.target is not None:
+                    run.counted = True
+                    self._compare(x, run.target, total)
+                return event
+            event = self._believe(x, run, event)
         # The last event of its stream: what it cost is known before it is written out.
         self.account(x, run)
         return event
@@ -120,7 +123,7 @@ class Counting:
         elif x.outcome in {Outcome.CLIENT, Outcome.REVOKED} and run.attempt is not None and run.attempt.sent:
             # The caller left while the target was reading the prompt: that much was asked for and done.
             self._estimate(x, run)
-        self._compare(x, run.target)
+        self._compare(x, run.target, x.usage.total)
 
     def _estimate(self, x: Exchange, run: Run) -> None:
         call = x.call
@@ -134,8 +137,10 @@ class Counting:
         self._charge(x, run, msgspec.structs.replace(usage, output=usage.output + output))
         x.flag("estimated_usage")
 
-    def _compare(self, x: Exchange, target: Target) -> None:
-        charge, tokens = x.charge, 0 if not x.holds else x.usage.total
+    def _compare(self, x: Exchange, target: Target, tokens: int) -> None:
+        charge = x.charge
+        if x.lost is not None:
+            tokens = x.usage.total
         for hold in x.holds:
             dimension = hold.meter.dimension
             used = charge if dimension is _MONEY else tokens if dimension is _TOKENS else 0

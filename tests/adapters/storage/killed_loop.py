@@ -66,7 +66,7 @@ async def _carry(folder: Path, incarnation: str, drains: bool) -> None:
     clock = SystemClock()
     tally = ProcessTally()
     journal = JournalWriter.open(folder / "journals", incarnation, rotate_bytes=30_000)
-    books = Bookkeeper(journal, clock, tally, Commitments(b"k" * 32), lambda: "cfg-1")
+    books = Bookkeeper(journal, clock, tally, Commitments(b"k" * 32), "cfg-1")
     record = Record(books, tally, ("record", "dispatch"))
     acknowledge = os.open(folder / "acknowledged", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     drain: Drain | None = None

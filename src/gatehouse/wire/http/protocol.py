@@ -438,7 +438,8 @@ class Connection(asyncio.Protocol):
         self._phase = _HEAD
         self._request = None
         self._body = None
-        self.deadline = self._shared.due(self._limits.keep_alive_seconds)
+        limits = self._limits
+        self.deadline = self._shared.now + limits.tick_seconds + limits.keep_alive_seconds
         if self._held:
             self._read_on()
         if self._input:
