@@ -112,7 +112,7 @@ async def test_the_second_time_it_is_a_hit() -> None:
     assert first.cache == "miss"
     second, out = await house.ask()
     assert second.cache == "hit"
-    assert out[0] is ANSWER
+    assert out[0] == ANSWER
     assert (second.usage, second.charge) == (Usage(), 0)
     assert house.target.asked == 1
 

@@ -13,8 +13,8 @@ Promises, each a row of the truth table in `tests/pipeline/test_runner.py`:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence, Set
+from typing import Final, Protocol
 
 from gatehouse.core.errors import Blocked, GatehouseError, Internal, Unavailable, UpstreamFailed
 from gatehouse.core.events import Answer, Events
@@ -26,6 +26,10 @@ from gatehouse.pipeline.exchange import Asker, Exchange
 __all__ = ["Asker", "Deliver", "Prompt", "Runner", "Stage", "Starter", "Watcher", "nothing_held"]
 
 logger = logging.getLogger("gatehouse.pipeline")
+
+_NONE: Final[Set[Exchange]] = frozenset()
+_SEVERAL: Final = 2
+"""Calls from which on it is worth looking at all of them together."""
 
 Watch = Callable[[Exchange, Events], Events]
 """What a `Watcher` has beside a stage's functions."""
@@ -87,6 +91,23 @@ class Starter(Stage, Protocol):
         """
 
 
+Clear = Callable[[Sequence[Exchange]], Set[Exchange]]
+ClearAnswers = Callable[[Sequence[tuple[Exchange, Answer]]], Set[Exchange]]
+
+
+class Many(Prompt, Protocol):
+    """A stage that can look at many calls at once for less than at each: those that it clears are asked nothing more.
+
+    Neither function raises, and what it does not clear is asked for by itself.
+    """
+
+    def clear(self, calls: Sequence[Exchange]) -> Set[Exchange]:
+        """Those of `calls` that `at_once` would let pass."""
+
+    def clear_answers(self, answers: Sequence[tuple[Exchange, Answer]]) -> Set[Exchange]:
+        """The calls whose whole answer `watch` would let pass unchanged."""
+
+
 class Watcher(Stage, Protocol):
     """A stage that wraps the stream; one that does not costs nothing an event."""
 
@@ -110,12 +131,15 @@ class Runner:
         self._steps: tuple[tuple[Callable[[Exchange], bool] | None, Stage], ...]
         self._steps = tuple((getattr(stage, "at_once", None), stage) for stage in stages)
         self._depth = len(stages)
-        self._at_once = [getattr(stage, "at_once", _never) for stage in stages[:-1]]
+        self._at_once: list[tuple[Callable[[Exchange], bool], Clear | None]]
+        self._at_once = [(getattr(stage, "at_once", _never), getattr(stage, "clear", None)) for stage in stages[:-1]]
         self._start: Callable[[Exchange, Resume], bool] = getattr(stages[-1], "start", _never_starts) if stages else _never_starts
         self._started: Callable[[Exchange], None] = getattr(stages[-1], "started", _nothing_started) if stages else _nothing_started
         watches = [getattr(stage, "watch", None) for stage in stages]
         self._watchers = tuple(tuple(watch for watch in watches[:depth][::-1] if watch) for depth in range(len(stages) + 1))
         """Who watches the stream of a call that entered so many stages, in order."""
+        self._watching: list[tuple[Watch, ClearAnswers | None]]
+        self._watching = [(stage.watch, getattr(stage, "clear_answers", None)) for stage in stages[::-1] if hasattr(stage, "watch")]
         self._settlers = _in_turn(stages, failed=False)
         self._settlers_of_failed = _in_turn(stages, failed=True)
         """Who settles a call that entered so many stages, in order."""
@@ -152,14 +176,15 @@ class Runner:
                 going.append((x, asker))
             else:
                 asker.ended(None)  # ended before it began
-        for depth, at_once in enumerate(self._at_once, 1):
+        for depth, (at_once, clear) in enumerate(self._at_once, 1):
             stay: set[Exchange] = set()
+            cleared = _NONE if clear is None or len(going) < _SEVERAL else clear([x for x, _ in going])
             for x, asker in going:
                 x.entered = depth
                 marks = x.marks
                 marks.append(at)
                 try:
-                    if at_once(x):
+                    if x in cleared or at_once(x):
                         at = monotonic()
                         marks.append(at)
                         continue
@@ -232,8 +257,8 @@ class Runner:
             else:
                 x.marks.append(at)
                 going.append((x, asker, source, source))
-        for watch in self._watchers[self._depth]:
-            going = self._watched(watch, going)
+        for watch, clear in self._watching:
+            going = self._watched(watch, clear, going)
         taken = self._taken(going)
         for stage in self._settlers[self._depth]:
             settle = stage.settle
@@ -248,9 +273,17 @@ class Runner:
             x.stop = x.asker = None
             asker.ended(None)
 
-    def _watched(self, watch: Watch, answered: "list[_Answered]") -> "list[_Answered]":
+    def _watched(self, watch: Watch, clear: "ClearAnswers | None", answered: "list[_Answered]") -> "list[_Answered]":
+        cleared = _NONE
+        if clear is not None and len(answered) >= _SEVERAL:
+            whole = [(x, events.event) for x, _, _, events in answered if type(events) is Single]
+            cleared = clear([(x, answer) for x, answer in whole if type(answer) is Answer])
         going: list[_Answered] = []
-        for x, asker, source, events in answered:
+        for each in answered:
+            x, asker, source, events = each
+            if x in cleared:
+                going.append(each)
+                continue
             try:
                 going.append((x, asker, source, watch(x, events)))
             except Exception as fault:

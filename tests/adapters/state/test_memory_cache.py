@@ -1,11 +1,10 @@
 """The cache in memory: the port's contract, and that what it says it uses is what it uses."""
 
-import sys
-
 from gatehouse.adapters.state.memory_cache import MemoryCache
 from gatehouse.core.calls import ToolCall
 from gatehouse.core.events import Answer, Choice
 from gatehouse.core.ports import AnswerCache
+from gatehouse.core.usage import Usage
 from gatehouse.testing.cache_contract import AnswerCacheContract, answer_of
 from gatehouse.testing.fakes import FakeClock
 
@@ -17,25 +16,34 @@ class TestMemoryCache(AnswerCacheContract):
         return MemoryCache(clock, capacity)
 
 
-def test_the_very_object_comes_back() -> None:
-    """A hit copies nothing."""
+def test_nothing_of_what_was_put_is_held() -> None:
+    """What comes back is equal and made anew: an entry is bytes, and keeps no answer alive."""
     cache = MemoryCache(FakeClock())
     answer = answer_of("yes")
     cache.put(b"key", answer, 60)
-    assert cache.get(b"key") is answer
+    assert cache.get(b"key") == answer
+    assert cache.get(b"key") is not answer
 
 
-def test_size_counts_every_string_and_falls_again() -> None:
-    """Wide strings, tool calls, raw bytes and logprobs all count; what expires or is replaced is given back to the last byte."""
-    clock = FakeClock()
-    cache = MemoryCache(clock)
+def test_everything_an_answer_may_have_comes_back() -> None:
+    """Wide strings, tool calls, reasoning, logprobs, usage, vectors and the bytes as they came."""
+    cache = MemoryCache(FakeClock())
     rich = Answer(
-        (Choice(text="x" * 5000 + "🔑", reasoning="r" * 700, tools=(ToolCall("1", "f", "a" * 900),), logprobs=[{"t": 0.5}] * 50),),
-        raw=b"r" * 3000,
+        (Choice(text="x🔑", reasoning="r", tools=(ToolCall("1", "f", "{}"),), logprobs=[{"t": 0.5, "n": None}] * 3, finish="tool_calls"),),
+        raw=b"\x00\xff",
+        usage=Usage(3, 1, output=2),
+        vectors=(b"\x00" * 8,),
     )
     cache.put(b"rich", rich, 60)
-    assert cache.size > sys.getsizeof(rich.choices[0].text) + 700 + 900 + 3000
-    assert sys.getsizeof(rich.choices[0].text) > 20_000
+    assert cache.get(b"rich") == rich
+
+
+def test_size_counts_every_byte_and_falls_again() -> None:
+    """All of an answer counts; what expires or is replaced is given back to the last byte."""
+    clock = FakeClock()
+    cache = MemoryCache(clock)
+    cache.put(b"rich", answer_of("x" * 5000 + "🔑" * 1000, raw=b"r" * 3000), 60)
+    assert cache.size > 5000 + 4000 + 3000
     cache.put(b"rich", answer_of("poor"), 60)
     small = cache.size
     assert 0 < small < 5000

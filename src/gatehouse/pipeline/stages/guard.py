@@ -8,7 +8,7 @@ do its work refuses (503), except where the policy only asks it to flag.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -132,6 +132,26 @@ class Guard:
 
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, for a short call in which there is nothing to find, or in which nobody looks."""
+        joined = self._simple(x)
+        if joined is None or not joined:
+            return joined is not None
+        try:
+            return not self._shows(joined) and not self._pieced(x)
+        except Exception:
+            return False  # `admit` meets the same fault, and knows what the policy makes of it
+
+    def clear(self, calls: Sequence[Exchange]) -> set[Exchange]:
+        """Those of several calls that pass at once because all of their texts, read as one, hold nothing. See `runner.Many`."""
+        try:
+            simple = [(x, joined) for x in calls if (joined := self._simple(x)) is not None]
+            if self._shows("\n".join([joined for _, joined in simple])):
+                return set()  # somewhere: each is read by itself
+            return {x for x, joined in simple if not joined or not self._pieced(x)}
+        except Exception:
+            return set()  # each meets the same fault
+
+    def _simple(self, x: Exchange) -> str | None:
+        """The texts of a call that can be read at once, as one; "" when nobody wants to look, None when it takes more than that."""
         call, plan = x.call, x.plan
         assert call is not None
         assert plan is not None
@@ -139,13 +159,14 @@ class Guard:
         contents, unread = texts.plain(call)
         joined = "\n".join(contents)
         if unread or len(joined) > _PIECE or len(joined) > policy.max_text_bytes or not joined.isascii():
-            return False
-        if policy.input == "off":
-            return True
-        try:
-            return not (self._shows(joined) or texts.seams(call) or (len(call.messages) > 1 and cuts(call, self._scanner)))
-        except Exception:
-            return False  # `admit` meets the same fault, and knows what the policy makes of it
+            return None
+        return joined if policy.input != "off" else ""
+
+    def _pieced(self, x: Exchange) -> bool:
+        """Whether a call has texts that show only when they are put together."""
+        call = x.call
+        assert call is not None
+        return bool(texts.seams(call) or (len(call.messages) > 1 and cuts(call, self._scanner)))
 
     def watch(self, x: Exchange, events: Events) -> Events:
         """Screen what comes out, unless the policy does not look."""
@@ -294,24 +315,41 @@ class Guard:
                 x.flag(f"guard:{rule}")
             await events.aclose()
 
+    def clear_answers(self, answers: Sequence[tuple[Exchange, Answer]]) -> set[Exchange]:
+        """As `clear`, of whole answers: the calls whose answer may leave as it is."""
+        simple: list[tuple[Exchange, str]] = []
+        try:
+            for x, answer in answers:
+                assert x.plan is not None
+                if x.plan.guard.output != "off" and not answer.opaque and (said := self._brief(answer)) is not None:
+                    simple.append((x, said))
+            if not simple or self._shows("\n".join([said for _, said in simple])):
+                return set()
+        except Exception:
+            return set()
+        return {x for x, _ in simple}
+
     def _cleared(self, answer: Event, action: Action) -> Event | None:
         """A short answer that is whole and holds nothing, as it may leave; None when it has to be read with care."""
-        if type(answer) is not Answer:
+        if type(answer) is not Answer or (said := self._brief(answer)) is None:
             return None
+        try:
+            if self._shows(said):
+                return None
+        except Exception:
+            return None  # whoever reads with care meets the same fault, and knows what the policy makes of it
+        return msgspec.structs.replace(answer, raw=b"", opaque=False) if answer.opaque and action != "flag" else answer
+
+    @staticmethod
+    def _brief(answer: Answer) -> str | None:
+        """Every text of a short answer, its margins too; None for a long one, or one whose margins cannot stand."""
         choices = answer.choices
         if len(choices) == 1 and not ((only := choices[0]).reasoning or only.refusal or only.tools or only.logprobs):
             said = only.text or ""
         else:
             said = plain_answer(answer)
         joined = f"{said}\n{answer.id}\n{answer.model}\n{answer.fingerprint or ''}"  # as `written`
-        if len(joined) > _PIECE or not fit(answer):
-            return None
-        try:
-            if self._shows(joined):
-                return None
-        except Exception:
-            return None  # whoever reads with care meets the same fault, and knows what the policy makes of it
-        return msgspec.structs.replace(answer, raw=b"", opaque=False) if answer.opaque and action != "flag" else answer
+        return joined if len(joined) <= _PIECE and fit(answer) else None
 
     def _last(self, x: Exchange, screen: Screen, action: Action) -> list[Chunk]:
         try:
