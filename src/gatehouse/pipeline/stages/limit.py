@@ -91,6 +91,14 @@ class _Terms:
         self.window = min((target.context_window for target in targets if target.context_window is not None), default=None)
         """The smallest context among them: what fits here fits everywhere."""
 
+    def bound_of(self, call: Call) -> int:
+        """Tokens of one choice: what was asked for, or the plan's default, but no more than any target writes."""
+        if call.operation == "embedding":
+            return 0
+        wanted = call.max_tokens if call.max_tokens is not None else self.plan.max_output_tokens
+        most = self.most_output
+        return wanted if most is None or wanted <= most else most
+
 
 class Limit:
     """Sets `x.counted`, `x.holds`, `x.money_holds` and `x.ceiling`; writes the answer's bound into `x.call`; narrows `x.plan` to where
@@ -155,13 +163,23 @@ class Limit:
         principal, call = x.principal, x.call
         assert principal is not None
         assert call is not None
-        prompt, answer, prices = _bounds(x, call, terms)
+        exact = x.counted
+        prompt = at_most(call) if exact is None else exact
+        output = terms.bound_of(call)
+        if terms.window is not None and prompt + output > terms.window:
+            fitting, output = _fit(call, terms.plan, output, exact)
+            if fitting is not terms.plan:
+                x.plan = fitting
+                terms = _Terms(fitting)
+        if output != call.max_tokens and call.operation != "embedding":
+            x.call = msgspec.structs.replace(call, max_tokens=output)
+        answer = output * (call.choices if call.inputs else call.n)
         now = x.started_at or self._now()
         caller = self._callers.get(principal.key_id)
         if caller is None or caller.principal is not principal or not caller.since <= now < caller.until:
             caller = self._caller(principal, now)
         money = 0
-        for into, out in prices:
+        for into, out in terms.prices:
             # `Price.ceiling`, of what was worked out once for the plan.
             ceiling = -(-(prompt * into + answer * out) // PER_MILLION)
             if ceiling > money:  # noqa: PLR1730 - max() costs three times as much
@@ -252,26 +270,6 @@ def _picks(kinds: list[int]) -> Callable[[tuple[int, int, int, int]], tuple[int,
 
 def _first(account: Account, dimension: Dimension) -> Pool | None:
     return next((pool for pool in account.pools if pool.meter.dimension is dimension), None)
-
-
-def _bounds(x: Exchange, call: Call, terms: _Terms) -> tuple[int, int, tuple[tuple[int, int], ...]]:
-    """The most tokens that may go in and that may come out, and the dearest prices (in, out) of a million they may be charged at."""
-    plan, exact = terms.plan, x.counted
-    prompt = exact if exact is not None else at_most(call)
-    # Tokens of one choice: what was asked for, or the plan's default, but no more than any target writes.
-    output = call.max_tokens if call.max_tokens is not None else plan.max_output_tokens
-    if call.operation == "embedding":
-        output = 0
-    elif terms.most_output is not None and output > terms.most_output:
-        output = terms.most_output
-    if terms.window is not None and prompt + output > terms.window:
-        fitting, output = _fit(call, plan, output, exact)
-        if fitting is not plan:
-            x.plan = fitting
-            terms = _Terms(fitting)
-    if output != call.max_tokens and call.operation != "embedding":
-        x.call = msgspec.structs.replace(call, max_tokens=output)
-    return prompt, output * (call.choices if call.inputs else call.n), terms.prices
 
 
 def _fit(call: Call, plan: Plan, output: int, exact: int | None) -> tuple[Plan, int]:

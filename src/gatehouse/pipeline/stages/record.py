@@ -100,16 +100,16 @@ class _Sheet:
         self.seconds = tally.histogram("gatehouse_request_duration_seconds", (model, outcome))
         self._cost: Number | None = None
         self.first_event: Callable[[float], None] = self._first_event
-        self._buckets: dict[str, Number] = {}
+        self._buckets: list[Number | None] = [None] * len(_BUCKETS)
 
     def used(self, usage: Usage) -> None:
         """Count tokens, bucket by bucket."""
-        buckets = self._buckets
-        for bucket, amount in zip(_BUCKETS, _amounts(usage), strict=True):
+        numbers = self._buckets
+        for place, amount in enumerate(_amounts(usage)):
             if amount:
-                number = buckets.get(bucket)
+                number = numbers[place]
                 if number is None:
-                    number = buckets[bucket] = self._tally.counter("gatehouse_tokens_total", (*self._kind[:2], bucket))
+                    number = numbers[place] = self._tally.counter("gatehouse_tokens_total", (*self._kind[:2], _BUCKETS[place]))
                 number.value += amount
 
     def spent(self, amount: int) -> None:

@@ -288,7 +288,10 @@ class _Reply(msgspec.Struct, eq=False):
             logger.exception("call %s: its answer could not be written", x.request_id)
             self._connection.abort()
         finally:
-            self._plane.ended(x)
+            plane = self._plane
+            plane.running.pop(x, None)
+            if plane.draining:
+                plane.ended(x)
 
     def stop(self) -> None:
         """See `Asker`."""
