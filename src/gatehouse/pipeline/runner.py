@@ -14,7 +14,7 @@ Promises, each a row of the truth table in `tests/pipeline/test_runner.py`:
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence, Set
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from gatehouse.core.errors import Blocked, GatehouseError, Internal, Unavailable, UpstreamFailed
 from gatehouse.core.events import Answer, Events
@@ -33,6 +33,7 @@ _SEVERAL: Final = 2
 
 Watch = Callable[[Exchange, Events], Events]
 """What a `Watcher` has beside a stage's functions."""
+_Asks = TypeVar("_Asks")
 _Answered = tuple[Exchange, Asker, Events, Events]
 """A call, who asked, what the last stage answered, and what the watchers so far made of that."""
 Deliver = Callable[[Exchange, Events], Awaitable[None] | None]
@@ -178,7 +179,7 @@ class Runner:
                 asker.ended(None)  # ended before it began
         for depth, (at_once, clear) in enumerate(self._at_once, 1):
             stay: set[Exchange] = set()
-            cleared = _NONE if clear is None or len(going) < _SEVERAL else clear([x for x, _ in going])
+            cleared = _NONE if clear is None or len(going) < _SEVERAL else _cleared(clear, [x for x, _ in going])
             for x, asker in going:
                 x.entered = depth
                 marks = x.marks
@@ -277,7 +278,7 @@ class Runner:
         cleared = _NONE
         if clear is not None and len(answered) >= _SEVERAL:
             whole = [(x, events.event) for x, _, _, events in answered if type(events) is Single]
-            cleared = clear([(x, answer) for x, answer in whole if type(answer) is Answer])
+            cleared = _cleared(clear, [(x, answer) for x, answer in whole if type(answer) is Answer])
         going: list[_Answered] = []
         for each in answered:
             x, asker, source, events = each
@@ -329,6 +330,7 @@ class Runner:
         x.stop = (x.task or _this_task()).cancel
         source, events = x.ready or (None, None)
         try:
+            _still_wanted(x)
             if source is None or events is None:
                 events = source = await self._admitted(x)
                 for watch in self._watchers[x.entered]:
@@ -356,16 +358,13 @@ class Runner:
                 self._settle(x)
 
     def _enter(self, x: Exchange) -> None:
-        if x.outcome is not None:
-            raise asyncio.CancelledError(f"ended before it began: {x.outcome}")
+        _still_wanted(x)
         x.clock_start = self._monotonic()
         x.started_at = self._now()
         self.running.add(x)
 
     async def _admitted(self, x: Exchange) -> Events:
         """What the first stage that answers gives; from the stage on that is entered already, if any."""
-        if x.outcome is not None:
-            raise asyncio.CancelledError(f"ended before it was carried on: {x.outcome}")
         stage = self.stages[x.entered - 1] if x.entered else self._first_to_wait(x)
         while (source := await stage.admit(x)) is None:
             x.marks.append(self._monotonic())
@@ -451,6 +450,20 @@ def _in_turn(stages: tuple[Stage, ...], *, failed: bool) -> tuple[tuple[Stage, .
         if getattr(type(stage), "settle", None) is not nothing_held and (failed or not getattr(stage, "settles_failures_only", False))
     ]
     return tuple(tuple(stage for stage in reversed(stages[:depth]) if stage in settling) for depth in range(len(stages) + 1))
+
+
+def _still_wanted(x: Exchange) -> None:
+    if x.outcome is not None:
+        raise asyncio.CancelledError(f"ended before it was carried on: {x.outcome}")
+
+
+def _cleared(clear: Callable[[Sequence[_Asks]], Set[Exchange]], calls: Sequence[_Asks]) -> Set[Exchange]:
+    """What a stage clears of several calls: nothing, should it fail, so that each is asked for by itself."""
+    try:
+        return clear(calls)
+    except Exception:
+        logger.exception("a stage failed over several calls")
+        return _NONE
 
 
 def _never(x: Exchange) -> bool:
