@@ -44,6 +44,8 @@ class StepEngine:
     def __init__(self, slots: int = 2, *, words: int = 3, silent: bool = False) -> None:
         self.words = words
         self.silent = silent
+        self.tells = False
+        """Tells the prompt's tokens with the first piece."""
         self.name = "step"
         self.slots = slots
         self.context = 100
@@ -77,6 +79,8 @@ class StepEngine:
                 raise EngineRefused("engine_failed", "no")
             if text == "crash":
                 raise ZeroDivisionError
+            if self.tells and on_event(Chunk((ChoiceDelta(begins=True),), id="a", usage=Usage(input=5), interim=True)):
+                return
             for _ in range(self.words):
                 while not self.permits.acquire(timeout=None if self.silent else 0.01):
                     if on_event(Chunk(id="a")):
@@ -136,6 +140,28 @@ async def test_a_stream(model: EngineModel, engine: StepEngine) -> None:
     chunks = [event for event in events if isinstance(event, Chunk)]
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "www"
     assert [chunk.usage for chunk in chunks if chunk.usage is not None] == [Usage(input=5, output=3)]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_the_prompts_tokens_come_with_the_first_piece(model: EngineModel, engine: StepEngine, n: int) -> None:
+    """Once, however many choices have read it, as a count so far; the last word is the usage of all."""
+    engine.tells = True
+    engine.permits.release(3 * n)
+    events = await collected(model, call(n=n))
+    told = [(event.usage, event.interim) for event in events if event.usage is not None and isinstance(event, Chunk)]
+    assert told == [(Usage(input=5), True), (Usage(input=5, output=3 * n), False)]
+    assert events[0].usage == Usage(input=5)
+    begun = [choice.index for event in events if isinstance(event, Chunk) for choice in event.choices if choice.begins]
+    assert sorted(begun) == list(range(n))
+
+
+async def test_leaving_while_the_prompt_is_read_stops_the_engine(model: EngineModel, engine: StepEngine) -> None:
+    """Before the first word: the engine hears it when it next asks, and nothing was told meanwhile."""
+    waiting = asyncio.create_task(collected(model, call()))
+    await until(lambda: engine.running == 1)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await until(lambda: engine.stopped == 1 and engine.running == 0)
 
 
 class StillClock(SystemClock):

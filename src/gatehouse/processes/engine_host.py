@@ -229,6 +229,9 @@ class EngineHost:
         """In a thread of the engine; True stops it."""
         if job.cancelled.is_set():
             return True
+        if type(event) is Chunk and not event.choices and event.usage is None:
+            # The prompt is still being read.
+            return False
         self._heard.add(job, choice, event)
         return False
 
@@ -312,6 +315,8 @@ class _Job:
         """Tokens of each prompt."""
         self._output = 0
         self._finished: set[int] = set()
+        self._told = False
+        """The prompt's tokens, with the first piece."""
         self._failed = False
         self._id = ""
         self._created = 0
@@ -325,10 +330,13 @@ class _Job:
             self._output += event.usage.output
         if isinstance(event, Answer):
             self._answers[choice] = event
-        elif event.choices:
-            if event.usage is not None:
-                event = msgspec.structs.replace(event, usage=None)
-            if event.choices[-1].finish is not None:
+        elif event.choices or event.interim:
+            if event.interim and not self._told and len(self.call.inputs) <= 1:
+                # Once: every choice has read the same prompt.
+                self._told = True
+            elif event.usage is not None:
+                event = msgspec.structs.replace(event, usage=None, interim=False)
+            if event.choices and event.choices[-1].finish is not None:
                 self._finished.add(choice)
             if self.call.choices > 1:
                 # The choices of one answer are runs of their own in the engine.
