@@ -12,7 +12,7 @@ import pytest
 from gatehouse.adapters.engines.client import EngineModel
 from gatehouse.adapters.system import SystemClock
 from gatehouse.core.calls import Call, Message
-from gatehouse.core.engine_messages import AnyEngineMessage, Ask, Done, EngineRefused, Pieces
+from gatehouse.core.engine_messages import AnyEngineMessage, Ask, Done, EngineRefused, Hello, Pieces
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event
 from gatehouse.core.frames import FrameCutter, framed
@@ -283,6 +283,35 @@ async def test_leaving_a_stream_stops_the_engine(model: EngineModel, engine: Ste
     assert isinstance(await anext(events), Chunk)
     await events.aclose()
     await until(lambda: engine.stopped == 1 and engine.running == 0)
+
+
+@pytest.mark.parametrize(("said", "code"), [(1, "upstream_broken"), (0, "upstream_unreachable")])
+async def test_a_host_that_dies(tmp_path: Path, said: int, code: str) -> None:
+    """A stream that had begun is broken, also while it waits for its next word; a call that nobody answered yet was never reached."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for message in (Hello("h", 100, 1), *[Pieces(1, (Chunk((ChoiceDelta(text="w"),)),))] * said):
+            writer.write(framed(msgspec.msgpack.encode(message)))
+            if isinstance(message, Hello):
+                await reader.read(1)
+        if said:
+            await dying.wait()
+        writer.close()
+
+    dying = asyncio.Event()
+    server = await asyncio.start_unix_server(serve, tmp_path / "e.sock")
+    model = EngineModel(tmp_path / "e.sock")
+
+    async def taken() -> None:
+        async for event in await model.answer(call(), TARGET, Attempted()):
+            assert isinstance(event, Chunk)
+            dying.set()
+
+    with pytest.raises(UpstreamFailed) as caught:
+        await taken()
+    assert caught.value.code == code
+    await model.close()
+    server.close()
 
 
 async def test_failures(model: EngineModel, engine: StepEngine) -> None:
