@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import uvloop
 
 from bench.engine_load import EngineServer
 from bench.machine import Process, busy_seconds, cpu_seconds
@@ -61,7 +62,7 @@ def alone(engine: LlamaEngine, users: int, calls: int) -> float:
     tokens: list[int] = []
 
     def heard(event: Chunk | Answer) -> bool:
-        if event.usage is not None:
+        if event.usage is not None and not (isinstance(event, Chunk) and event.interim):
             tokens.append(event.usage.output)
         return False
 
@@ -184,8 +185,8 @@ def main() -> int:
         try:
             subjects: dict[str, Callable[[int, int], float]] = {
                 "engine": lambda number, calls: alone(engine, number, calls),
-                "whole": lambda number, calls: asyncio.run(through(port, number, calls, stream=False)),
-                "streamed": lambda number, calls: asyncio.run(through(port, number, calls, stream=True)),
+                "whole": lambda number, calls: uvloop.run(through(port, number, calls, stream=False)),
+                "streamed": lambda number, calls: uvloop.run(through(port, number, calls, stream=True)),
             }
             for turn in subjects.values():
                 turn(given.slots, given.slots)
