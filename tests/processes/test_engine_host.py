@@ -19,6 +19,7 @@ from gatehouse.core.frames import FrameCutter, framed
 from gatehouse.core.plans import Deadlines, Target
 from gatehouse.core.usage import Usage
 from gatehouse.processes.engine_host import COUNTERS, MOST_COUNTS, PACE, EngineHost
+from gatehouse.processes.pieces import together
 
 TARGET = Target("llamacpp/t", "llamacpp:t", "t")
 
@@ -144,15 +145,53 @@ async def test_a_stream(model: EngineModel, engine: StepEngine) -> None:
 
 @pytest.mark.parametrize("n", [1, 2])
 async def test_the_prompts_tokens_come_with_the_first_piece(model: EngineModel, engine: StepEngine, n: int) -> None:
-    """Once, however many choices have read it, as a count so far; the last word is the usage of all."""
+    """However many choices have read it, as a count so far; the last word is the usage of all."""
     engine.tells = True
     engine.permits.release(3 * n)
     events = await collected(model, call(n=n))
     told = [(event.usage, event.interim) for event in events if event.usage is not None and isinstance(event, Chunk)]
-    assert told == [(Usage(input=5), True), (Usage(input=5, output=3 * n), False)]
+    assert (told[0], told[-1]) == ((Usage(input=5), True), (Usage(input=5, output=3 * n), False))
+    assert all(interim and usage.input == 5 for usage, interim in told[:-1])
     assert events[0].usage == Usage(input=5)
     begun = [choice.index for event in events if isinstance(event, Chunk) for choice in event.choices if choice.begins]
     assert sorted(begun) == list(range(n))
+
+
+def said(text: str = "", index: int = 0, **fields: Any) -> Chunk:
+    return Chunk((ChoiceDelta(index=index, text=text, **fields),), id="a")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "made"),
+    [
+        ([said("a"), said("b"), said("c")], [said("abc")]),
+        ([said(begins=True), said("a"), said("b"), said(finish="stop")], [said(begins=True), said("ab"), said(finish="stop")]),
+        ([said("a"), said("b", 1), said("c", 1), said("d")], [said("a"), said("bc", 1), said("d")]),
+        ([said(reasoning="a"), said(reasoning="b"), said("c"), said("d")], [said(reasoning="ab"), said("cd")]),
+        ([said("a"), said("b", finish="stop"), said("c", 1)], [said("a"), said("b", finish="stop"), said("c", 1)]),
+        ([said("a"), Chunk(usage=Usage(input=1)), said("b")], [said("a"), Chunk(usage=Usage(input=1)), said("b")]),
+        ([said("a")], [said("a")]),
+        ([], []),
+    ],
+)
+def test_what_a_choice_said_meanwhile_is_one_piece(pieces: list[Chunk], made: list[Chunk]) -> None:
+    """Texts, or thoughts, that follow each other in one choice; beginnings, ends and counts stay where they are."""
+    assert together(pieces) == made
+
+
+async def test_a_piece_of_several_tokens_tells_how_many_there_were(model: EngineModel, engine: StepEngine) -> None:
+    """Wherever it is cut off: pieces of one token that came since are added to the last count."""
+    engine.tells = True
+    engine.words = 60
+    engine.permits.release(60)
+    tokens = text = 0
+    for event in await collected(model, call()):
+        assert isinstance(event, Chunk)
+        text += len(event.text)
+        tokens = event.usage.output if event.usage is not None else tokens + bool(event.text)
+        if not event.choices or event.usage is not None:
+            assert tokens == text or not event.interim
+    assert text == 60
 
 
 async def test_leaving_while_the_prompt_is_read_stops_the_engine(model: EngineModel, engine: StepEngine) -> None:

@@ -92,7 +92,9 @@ async def test_a_stream_begins_with_the_prompts_tokens(host: Host) -> None:
         async with aclosing(await host.model.answer(call, TARGET, ContractAttempt())) as events:
             chunks = [event async for event in events if isinstance(event, Chunk)]
         assert (chunks[0].usage, chunks[0].interim, chunks[0].text) == (Usage(input=count), True, "")
-        assert [chunk.usage is None for chunk in chunks[1:]] == [True] * (len(chunks) - 2) + [False]
+        assert all(chunk.usage is None or chunk.interim for chunk in chunks[1:-1])
+        assert chunks[-1].usage is not None
+        assert (chunks[-1].usage.input, chunks[-1].interim) == (count, False)
         assert sum(choice.begins for chunk in chunks for choice in chunk.choices) == 1
 
 
