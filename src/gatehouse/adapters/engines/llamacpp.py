@@ -15,6 +15,7 @@ import msgspec
 import xllamacpp
 
 from gatehouse.adapters.engines._chat import ChatReply, answer_form, chat_request
+from gatehouse.adapters.engines._golden import damage, golden_request
 from gatehouse.adapters.engines._inside import Inside
 from gatehouse.adapters.engines._raw import RawReply, nothing_more, raw_request
 from gatehouse.adapters.engines._replies import Problem
@@ -73,20 +74,16 @@ class LlamaEngine:
         return parameters
 
     def _prove(self) -> None:
-        """One greedy token: weights full of NaN load without a word and then say nothing."""
-        said: list[Chunk | Answer] = []
+        """Weights full of zeros or of what is no number load without a word, and then say anything or nothing."""
+        said: list[bytes] = []
 
-        def heard(event: Chunk | Answer) -> bool:
-            said.append(event)
+        def heard(message: bytes) -> bool:
+            said.append(message)
             return False
 
-        try:
-            self.run(Call(model="", messages=(Message("user", "Hello"),), max_tokens=4, temperature=0.0), heard)
-        except EngineRefused as error:
-            raise ModelFileRefused(f"the model does not answer its golden prompt: {error.message}") from None
-        answer = said[0] if said else None
-        if not isinstance(answer, Answer) or answer.usage is None or answer.usage.output < 1:
-            raise ModelFileRefused("the model does not answer its golden prompt: its weights are damaged")
+        self._server.handle_chat_completions(golden_request(), heard)
+        if problem := damage(said):
+            raise ModelFileRefused(f"the model does not pass its golden prompt: {problem}")
 
     def run(self, call: Call, on_event: OnEvent) -> None:
         """Answer `call` (n must be 1) with chunks, or one answer when it does not stream. Blocks.
