@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import uvloop
 
-from bench.machine import Process, busy_seconds, cpu_seconds, free_port
-from bench.subjects import ADMIN_KEY, READY_SECONDS
-from bench.talk import ask
+from bench.engine_load import EngineServer
+from bench.machine import Process, busy_seconds, cpu_seconds
+from bench.subjects import ADMIN_KEY
 from gatehouse.adapters.engines.llamacpp import LlamaEngine
 from gatehouse.core.calls import Call, Message
 from gatehouse.core.events import Answer, Chunk
@@ -61,7 +62,7 @@ def alone(engine: LlamaEngine, users: int, calls: int) -> float:
     tokens: list[int] = []
 
     def heard(event: Chunk | Answer) -> bool:
-        if event.usage is not None:
+        if event.usage is not None and not (isinstance(event, Chunk) and event.interim):
             tokens.append(event.usage.output)
         return False
 
@@ -122,27 +123,6 @@ async def _tokens(reader: asyncio.StreamReader) -> int:
     return int(body.rsplit(b'"completion_tokens":', 1)[1].lstrip().split(b",")[0].split(b"}")[0])
 
 
-def serve(place: Path, slots: int) -> tuple[Process, int]:
-    """A server with the built-in model and nothing else."""
-    port = free_port()
-    config = place / "gatehouse.yaml"
-    models = [{"name": "tiny", "targets": [{"engine": "llamacpp", "path": "builtin", "slots": slots}]}]
-    config.write_text(json.dumps({"models": models}))
-    words = [sys.executable, "-m", "gatehouse", "serve", "--config", str(config), "--data-dir", str(place / "data")]
-    words += ["--port", str(port), "--admin-port", str(free_port()), "--workers", "1"]
-    process = Process("gatehouse", words, place / "serve.log", None, environment={"GATEHOUSE_BOOTSTRAP_KEY": ADMIN_KEY})
-    chat = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
-
-    def answers() -> bool:
-        try:
-            return ask(port, "POST", "/v1/chat/completions", chat, {"authorization": f"Bearer {ADMIN_KEY}"}, 20.0)[0] == 200
-        except OSError:
-            return False
-
-    process.wait_until(answers, READY_SECONDS)
-    return process, port
-
-
 class Turn(msgspec.Struct, frozen=True):
     """One subject's turn. `cpu` is microseconds of everybody who took part, `others` how many cores the rest of the machine used."""
 
@@ -200,19 +180,20 @@ def main() -> int:
     users = [int(number) for number in given.users.split(",")]
     with tempfile.TemporaryDirectory(prefix="gatehouse-bench-") as place:
         engine = LlamaEngine(builtin_path(), slots=given.slots)
-        process, port = serve(Path(place), given.slots)
+        server = EngineServer(Path(place), slots=given.slots)
+        process, port = server.process, server.port
         try:
             subjects: dict[str, Callable[[int, int], float]] = {
                 "engine": lambda number, calls: alone(engine, number, calls),
-                "whole": lambda number, calls: asyncio.run(through(port, number, calls, stream=False)),
-                "streamed": lambda number, calls: asyncio.run(through(port, number, calls, stream=True)),
+                "whole": lambda number, calls: uvloop.run(through(port, number, calls, stream=False)),
+                "streamed": lambda number, calls: uvloop.run(through(port, number, calls, stream=True)),
             }
             for turn in subjects.values():
                 turn(given.slots, given.slots)
             rounds = Rounds(subjects, process, given.calls)
             rounds.run(users, given.rounds, given.quiet)
         finally:
-            process.stop()
+            server.stop()
             engine.close()
     tell(rounds, users, given.slots)
     return 0

@@ -71,6 +71,10 @@ def settings_page() -> str:
         "`$${` is a literal `${`. Reloaded on SIGHUP and when the file changes; `listen`, `workers`, `storage`, `state`, `secrets`,",
         "`cache` and `responses` need a restart.",
         "",
+        "Without quotes, `yes`, `on`, `no` and `off` are true and false where true or false is expected, and `off` is the word where it is",
+        "one of the words (`output: off`). Anywhere else a bare word of these is refused with its line; so are numbers that YAML reads",
+        "otherwise than people do (`010`, `1:30`). Bare figures are text, as written, where text is expected (`input: 0.25`).",
+        "",
     ]
     waiting: list[tuple[str, type]] = [("the top level", Settings)]
     seen: set[type] = set()

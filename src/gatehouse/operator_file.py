@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
+import msgspec.inspect
 
 from gatehouse.core.calls import FORBIDDEN_FIELDS
 from gatehouse.core.money import parse_usd
@@ -25,7 +26,7 @@ from gatehouse.settings import (
     TargetSettings,
     process_environment,
 )
-from gatehouse.yaml_lines import Lines, YamlError, read_yaml
+from gatehouse.yaml_lines import Lines, YamlError, as_meant, read_yaml
 
 _ANYWHERE: Final = frozenset({"openai-compatible", "azure-openai"})
 """Kinds that are at another address for everybody."""
@@ -56,7 +57,8 @@ def load(path: Path) -> Settings:
 def parse(text: str, source: str, environ: Mapping[str, str]) -> Settings:
     """Validate the text of a settings file; `source` names it in errors."""
     try:
-        tree, lines = read_yaml(text, environ)
+        tree, lines, written = read_yaml(text, environ)
+        tree = as_meant(tree, msgspec.inspect.type_info(Settings), lines, written)
     except YamlError as error:
         raise SettingsError(f"{source}: line {error.line}: {error}") from None
     try:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from gatehouse.cli.streams import Told
 from gatehouse.testing.upstream import (
     STREAM_HEAD,
     FakeUpstream,
@@ -44,6 +45,16 @@ models:
 """
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "first", "took", "speed"),
+    [(101, 0.5, 2.5, 50.0), (20, 0.0390, 0.0400, 500.0), (1, 0.1, 0.2, None), (None, 0.1, 0.2, None), (9, None, 0.2, None)],
+)
+async def test_how_fast_an_answer_came(tokens: int | None, first: float | None, took: float, speed: float | None) -> None:
+    """After the first piece, which says how long the prompt took; an answer that came all at once is not said to be faster than it was."""
+    told = Told("tiny", completion_tokens=tokens, first=first, took=took)
+    assert told.tokens_per_second == (None if speed is None else pytest.approx(speed))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -12,13 +12,14 @@ import pytest
 from gatehouse.adapters.engines.client import EngineModel
 from gatehouse.adapters.system import SystemClock
 from gatehouse.core.calls import Call, Message
-from gatehouse.core.engine_messages import AnyEngineMessage, Ask, Done, EngineRefused, Pieces
+from gatehouse.core.engine_messages import AnyEngineMessage, Ask, Done, EngineRefused, Hello, Pieces
 from gatehouse.core.errors import UpstreamFailed
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event
 from gatehouse.core.frames import FrameCutter, framed
 from gatehouse.core.plans import Deadlines, Target
 from gatehouse.core.usage import Usage
 from gatehouse.processes.engine_host import COUNTERS, MOST_COUNTS, PACE, EngineHost
+from gatehouse.processes.pieces import together
 
 TARGET = Target("llamacpp/t", "llamacpp:t", "t")
 
@@ -44,6 +45,8 @@ class StepEngine:
     def __init__(self, slots: int = 2, *, words: int = 3, silent: bool = False) -> None:
         self.words = words
         self.silent = silent
+        self.tells = False
+        """Tells the prompt's tokens with the first piece."""
         self.name = "step"
         self.slots = slots
         self.context = 100
@@ -77,6 +80,8 @@ class StepEngine:
                 raise EngineRefused("engine_failed", "no")
             if text == "crash":
                 raise ZeroDivisionError
+            if self.tells and on_event(Chunk((ChoiceDelta(begins=True),), id="a", usage=Usage(input=5), interim=True)):
+                return
             for _ in range(self.words):
                 while not self.permits.acquire(timeout=None if self.silent else 0.01):
                     if on_event(Chunk(id="a")):
@@ -136,6 +141,66 @@ async def test_a_stream(model: EngineModel, engine: StepEngine) -> None:
     chunks = [event for event in events if isinstance(event, Chunk)]
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "www"
     assert [chunk.usage for chunk in chunks if chunk.usage is not None] == [Usage(input=5, output=3)]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_the_prompts_tokens_come_with_the_first_piece(model: EngineModel, engine: StepEngine, n: int) -> None:
+    """However many choices have read it, as a count so far; the last word is the usage of all."""
+    engine.tells = True
+    engine.permits.release(3 * n)
+    events = await collected(model, call(n=n))
+    told = [(event.usage, event.interim) for event in events if event.usage is not None and isinstance(event, Chunk)]
+    assert (told[0], told[-1]) == ((Usage(input=5), True), (Usage(input=5, output=3 * n), False))
+    assert all(interim and usage.input == 5 for usage, interim in told[:-1])
+    assert events[0].usage == Usage(input=5)
+    begun = [choice.index for event in events if isinstance(event, Chunk) for choice in event.choices if choice.begins]
+    assert sorted(begun) == list(range(n))
+
+
+def said(text: str = "", index: int = 0, **fields: Any) -> Chunk:
+    return Chunk((ChoiceDelta(index=index, text=text, **fields),), id="a")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "made"),
+    [
+        ([said("a"), said("b"), said("c")], [said("abc")]),
+        ([said(begins=True), said("a"), said("b"), said(finish="stop")], [said(begins=True), said("ab"), said(finish="stop")]),
+        ([said("a"), said("b", 1), said("c", 1), said("d")], [said("a"), said("bc", 1), said("d")]),
+        ([said(reasoning="a"), said(reasoning="b"), said("c"), said("d")], [said(reasoning="ab"), said("cd")]),
+        ([said("a"), said("b", finish="stop"), said("c", 1)], [said("a"), said("b", finish="stop"), said("c", 1)]),
+        ([said("a"), Chunk(usage=Usage(input=1)), said("b")], [said("a"), Chunk(usage=Usage(input=1)), said("b")]),
+        ([said("a")], [said("a")]),
+        ([], []),
+    ],
+)
+def test_what_a_choice_said_meanwhile_is_one_piece(pieces: list[Chunk], made: list[Chunk]) -> None:
+    """Texts, or thoughts, that follow each other in one choice; beginnings, ends and counts stay where they are."""
+    assert together(pieces) == made
+
+
+async def test_a_piece_of_several_tokens_tells_how_many_there_were(model: EngineModel, engine: StepEngine) -> None:
+    """Wherever it is cut off: pieces of one token that came since are added to the last count."""
+    engine.tells = True
+    engine.words = 60
+    engine.permits.release(60)
+    tokens = text = 0
+    for event in await collected(model, call()):
+        assert isinstance(event, Chunk)
+        text += len(event.text)
+        tokens = event.usage.output if event.usage is not None else tokens + bool(event.text)
+        if not event.choices or event.usage is not None:
+            assert tokens == text or not event.interim
+    assert text == 60
+
+
+async def test_leaving_while_the_prompt_is_read_stops_the_engine(model: EngineModel, engine: StepEngine) -> None:
+    """Before the first word: the engine hears it when it next asks, and nothing was told meanwhile."""
+    waiting = asyncio.create_task(collected(model, call()))
+    await until(lambda: engine.running == 1)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await until(lambda: engine.stopped == 1 and engine.running == 0)
 
 
 class StillClock(SystemClock):
@@ -257,6 +322,35 @@ async def test_leaving_a_stream_stops_the_engine(model: EngineModel, engine: Ste
     assert isinstance(await anext(events), Chunk)
     await events.aclose()
     await until(lambda: engine.stopped == 1 and engine.running == 0)
+
+
+@pytest.mark.parametrize(("said", "code"), [(1, "upstream_broken"), (0, "upstream_unreachable")])
+async def test_a_host_that_dies(tmp_path: Path, said: int, code: str) -> None:
+    """A stream that had begun is broken, also while it waits for its next word; a call that nobody answered yet was never reached."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for message in (Hello("h", 100, 1), *[Pieces(1, (Chunk((ChoiceDelta(text="w"),)),))] * said):
+            writer.write(framed(msgspec.msgpack.encode(message)))
+            if isinstance(message, Hello):
+                await reader.read(1)
+        if said:
+            await dying.wait()
+        writer.close()
+
+    dying = asyncio.Event()
+    server = await asyncio.start_unix_server(serve, tmp_path / "e.sock")
+    model = EngineModel(tmp_path / "e.sock")
+
+    async def taken() -> None:
+        async for event in await model.answer(call(), TARGET, Attempted()):
+            assert isinstance(event, Chunk)
+            dying.set()
+
+    with pytest.raises(UpstreamFailed) as caught:
+        await taken()
+    assert caught.value.code == code
+    await model.close()
+    server.close()
 
 
 async def test_failures(model: EngineModel, engine: StepEngine) -> None:

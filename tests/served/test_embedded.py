@@ -1,10 +1,12 @@
 """`gatehouse serve` without anything: the built-in model, in a process of its own, through every control."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -145,6 +147,27 @@ async def test_scenario_19_leaving_stops_the_engine(server: Server) -> None:
         assert (await server.chat(model="tiny")).status == 200
         while await server.metric("gatehouse_running"):
             await asyncio.sleep(0.02)
+
+
+async def test_a_stream_cut_by_its_client_is_booked_with_its_prompt(server: Server) -> None:
+    """The engine told the prompt's tokens with the first piece: they are exact, though nobody asked for them before."""
+    text = "Zażółć gęślą jaźń 🙂 " * 5
+    whole = (await server.chat(text, model="tiny", max_tokens=1)).json()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    asked = {"model": "tiny", "stream": True, "max_tokens": 1500, "messages": [{"role": "user", "content": text}]}
+    # Without its end token the model does not come to an end by itself.
+    body = json.dumps({**asked, "logit_bias": {"1": -100}}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\ncontent-length: %d\r\n\r\n"
+    writer.write((head % (server.key, len(body))).encode() + body)
+    answer = await reader.readuntil(b"data: ")
+    writer.transport.abort()
+    request = answer.decode().lower().split("x-gatehouse-request-id: ")[1].split("\r\n")[0]
+    attempt: dict[str, Any] = {"outcome": ""}
+    async with asyncio.timeout(20):
+        while attempt["outcome"] != "client":
+            reply = await server.ask("GET", f"/admin/v1/requests/{request}", admin=True)
+            attempt = reply.json()["attempts"][-1] if reply.status == 200 else attempt
+    assert attempt["usage"]["input"] == whole["usage"]["prompt_tokens"]
 
 
 async def test_scenario_59_a_broken_model_file(tmp_path: Path) -> None:

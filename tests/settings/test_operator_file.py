@@ -76,7 +76,7 @@ def test_an_empty_file_is_all_defaults() -> None:
         ("models:\n  - name: a\n    session_header: x-s\n    targets: [{engine: llamacpp, path: x}]\n", 3, "policy session"),
         ("models:\n  - name: a\n    ladder: {stale: 60}\n    targets: [{engine: llamacpp, path: x}]\n", 3, "needs cache"),
         ("models:\n  - name: a\n    ladder: {}\n    targets: [{engine: llamacpp, path: x}]\n", 3, "needs stale or text"),
-        ("models:\n  - name: a\n    policy: fastest\n    targets: [{engine: llamacpp, path: x}]\n", 3, "Invalid enum value"),
+        ("models:\n  - name: a\n    policy: fastest\n    targets: [{engine: llamacpp, path: x}]\n", 3, "'fastest' is none of"),
         ("providers:\n  - {name: p, kind: openai, passthrough: ['a*b']}\n", 2, "* not at the end"),
         ("fetch: {networks: [here]}\n", 1, "not a network"),
         ("tags: {allow: [Project]}\n", 1, "tags.allow"),

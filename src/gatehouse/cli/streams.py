@@ -81,10 +81,12 @@ class Told(msgspec.Struct):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of the answer after its first piece; None when that is too little to tell."""
+        """Of the answer after its first piece; of the whole time where the most of that was over by then, because a guard may hold
+        the beginning back and several tokens may come at once. None when there is too little to tell."""
         if self.completion_tokens is None or self.completion_tokens < 2 or self.first is None or self.took <= self.first:
             return None
-        return (self.completion_tokens - 1) / (self.took - self.first)
+        after = self.took - self.first
+        return self.completion_tokens / self.took if after < self.took / 2 else (self.completion_tokens - 1) / after
 
 
 class ChatStream:

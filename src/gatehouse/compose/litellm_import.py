@@ -88,7 +88,7 @@ def import_litellm(text: str, source: str, lookup: Lookup) -> Imported:
         ImportRefused: not YAML, not of LiteLLM's shape, or without a model that can be taken over.
     """
     try:
-        tree, _ = read_yaml(text.replace("${", "$${"), {})
+        tree, _, _ = read_yaml(text.replace("${", "$${"), {})
     except YamlError as error:
         raise ImportRefused(f"{source}: line {error.line}: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("model_list"), list):

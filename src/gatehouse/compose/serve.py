@@ -103,7 +103,7 @@ def effective(options: Options) -> Settings:
 
 def _file_model(path: Path, settings: Settings) -> ModelSettings:
     if not path.is_file():
-        raise StartError(f"--model {path}: there is no such file")
+        raise StartError(f"--model {path}: {'that is a folder' if path.is_dir() else 'there is no such file'}")
     try:
         read_header(path)
     except ModelFileRefused as error:

@@ -6,6 +6,7 @@ first come, first served, bounded, and left at once by who is cancelled.
 
 An engine says a token for each of its slots at about the same time, each in a thread of its own. The first of them leaves at
 once and the others together a moment later: on the way from the engine to a caller what costs is not a token but being woken.
+What one choice said meanwhile is one piece, with the tokens so far, so that a stream that is cut off is booked exactly.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ from gatehouse.core.events import Answer, Chunk
 from gatehouse.core.frames import FrameCutter, framed
 from gatehouse.core.ports import Clock, Timer
 from gatehouse.core.usage import Usage
+from gatehouse.processes.pieces import says, together
 
 logger = logging.getLogger("gatehouse.engine")
 
@@ -83,7 +85,7 @@ class EngineHost:
         self._free = slots
         self._line: deque[_Job] = deque()
         self._threads = ThreadPoolExecutor(slots + 1, "engine")
-        self._heard = _Heard(clock)
+        self._heard = _Heard(clock, self._ran)
         self._counters = ThreadPoolExecutor(COUNTERS, "counter")
         self._counting = 0
         self._server: asyncio.AbstractServer | None = None
@@ -184,8 +186,9 @@ class EngineHost:
 
     def _enqueue(self, job: "_Job") -> None:
         self._line.append(job)
-        job.timer = self._clock.call_later(job.patience, self._too_late, job)
         self._serve()
+        if self._line and self._line[-1] is job:
+            job.timer = self._clock.call_later(job.patience, self._too_late, job)
 
     def _too_late(self, job: "_Job") -> None:
         if job in self._line:
@@ -211,11 +214,18 @@ class EngineHost:
             self._free -= job.call.choices
             job.begun = self._clock.monotonic()
             for choice in range(job.call.choices):
-                work = asyncio.get_running_loop().run_in_executor(self._threads, self._run, job, choice)
-                work.add_done_callback(lambda done, job=job: self._ran(job, done))  # type: ignore[misc]
+                self._threads.submit(self._run, job, choice)
 
     def _run(self, job: "_Job", choice: int) -> None:
-        """In a thread of the engine."""
+        """In a thread of the engine. Never raises: what went wrong is told with the end."""
+        try:
+            self._answer(job, choice)
+        except Exception as error:
+            self._heard.end(job, error)
+        else:
+            self._heard.end(job, None)
+
+    def _answer(self, job: "_Job", choice: int) -> None:
         assert self._engine is not None
         call = job.call
         if call.choices > 1:
@@ -229,15 +239,15 @@ class EngineHost:
         """In a thread of the engine; True stops it."""
         if job.cancelled.is_set():
             return True
+        if type(event) is Chunk and not event.choices and event.usage is None:
+            # The prompt is still being read.
+            return False
         self._heard.add(job, choice, event)
         return False
 
-    def _ran(self, job: "_Job", done: "asyncio.Future[None]") -> None:
+    def _ran(self, job: "_Job", error: Exception | None) -> None:
         self._free += 1
-        # All that it said comes before its end.
-        self._heard.send()
-        error = done.exception()
-        job.ended(error if isinstance(error, Exception) else None)
+        job.ended(error)
         if error is not None and not isinstance(error, EngineRefused):
             logger.error("the engine failed", exc_info=error)
         if not job.left:
@@ -249,13 +259,16 @@ class EngineHost:
 class _Heard:
     """What the engine's threads said and no worker was told yet.
 
-    A thread only appends, and wakes the loop when the loop is not going to look by itself.
+    A thread only appends, and wakes the loop when the loop is not going to look by itself. `ended` is told of the end of each choice,
+    after all that it said was sent.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, ended: "Callable[[_Job, Exception | None], None]") -> None:
         self._clock = clock
+        self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._said: deque[tuple[_Job, int, Chunk | Answer]] = deque()
+        self._ends: deque[tuple[_Job, Exception | None]] = deque()
         self._looking = False
         """The loop will look, now or when PACE is over."""
 
@@ -266,6 +279,11 @@ class _Heard:
         if not self._looking and type(event) is Chunk:
             self._looking = True
             self._loop.call_soon_threadsafe(self._look)
+
+    def end(self, job: "_Job", error: Exception | None) -> None:
+        """From the thread that said everything before; nobody has to wait for it."""
+        self._ends.append((job, error))
+        self._loop.call_soon_threadsafe(self.send)
 
     def _look(self) -> None:
         if not self._said:
@@ -278,7 +296,9 @@ class _Heard:
         self._clock.call_later(PACE, self._look)
 
     def send(self) -> None:
-        """Tell the workers all that was said, each of them in one write."""
+        """Tell the workers all that was said, each of them in one write, and what ended."""
+        # Whoever has ended before this moment has said everything before it.
+        ends = [self._ends.popleft() for _ in range(len(self._ends))]
         said = self._said
         jobs: dict[_Job, None] = {}
         while said:
@@ -292,6 +312,8 @@ class _Heard:
                 letters.setdefault(job.guest, []).append(Pieces(job.number, chunks))
         for guest, messages in letters.items():
             guest.send(*messages)
+        for job, error in ends:
+            self._ended(job, error)
 
 
 class _Job:
@@ -312,6 +334,10 @@ class _Job:
         """Tokens of each prompt."""
         self._output = 0
         self._finished: set[int] = set()
+        self._told = False
+        """The prompt's tokens, with the first piece."""
+        self._spoken = 0
+        """Pieces with something in them, which the engine says token by token."""
         self._failed = False
         self._id = ""
         self._created = 0
@@ -325,10 +351,13 @@ class _Job:
             self._output += event.usage.output
         if isinstance(event, Answer):
             self._answers[choice] = event
-        elif event.choices:
-            if event.usage is not None:
-                event = msgspec.structs.replace(event, usage=None)
-            if event.choices[-1].finish is not None:
+        elif event.choices or event.interim:
+            if event.interim and not self._told and len(self.call.inputs) <= 1:
+                # Once: every choice has read the same prompt.
+                self._told = True
+            elif event.usage is not None:
+                event = msgspec.structs.replace(event, usage=None, interim=False)
+            if event.choices and event.choices[-1].finish is not None:
                 self._finished.add(choice)
             if self.call.choices > 1:
                 # The choices of one answer are runs of their own in the engine.
@@ -339,7 +368,17 @@ class _Job:
     def taken(self) -> tuple[Chunk, ...]:
         """What was taken since the last time, as far as anybody wants it."""
         chunks, self._waiting = self._waiting, []
-        return () if self.cancelled.is_set() or self._failed else tuple(chunks)
+        if self.cancelled.is_set() or self._failed:
+            return ()
+        self._spoken += sum(says(chunk) for chunk in chunks)
+        if len(chunks) == 1 or not self._told:
+            # Who was told nothing of the prompt counts the pieces.
+            return tuple(chunks)
+        made = together(chunks)
+        if len(made) < len(chunks):
+            usage = Usage(input=sum(self._inputs.values()), output=self._spoken)
+            made[-1] = msgspec.structs.replace(made[-1], usage=usage, interim=True)
+        return tuple(made)
 
     def ended(self, error: Exception | None) -> None:
         """One choice is complete, or failed."""
@@ -390,6 +429,8 @@ class _Guest(asyncio.Protocol):
         self._decoder = msgspec.msgpack.Decoder(AnyEngineMessage)
         self.jobs: dict[int, _Job] = {}
         self.counts: dict[int, asyncio.Future[int]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._out: list[EngineMessage] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A worker is here."""
@@ -431,7 +472,13 @@ class _Guest(asyncio.Protocol):
             count.cancel()
 
     def send(self, *messages: EngineMessage) -> None:
-        """Write messages, all at once; a no-op when the worker is gone."""
+        """Write messages, in one write with all others of this turn; a no-op when the worker is gone."""
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out += messages
+
+    def _flush(self) -> None:
+        messages, self._out = self._out, []
         if self._transport is not None:
             encode = self._encoder.encode
             self._transport.write(b"".join([framed(encode(message)) for message in messages]))

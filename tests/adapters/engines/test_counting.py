@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -13,9 +14,12 @@ import pytest
 from gatehouse.adapters.engines.client import EngineModel
 from gatehouse.adapters.engines.gguf import read_header
 from gatehouse.core.calls import Call, Message, ResponseFormat
+from gatehouse.core.events import Chunk
 from gatehouse.core.plans import Target
+from gatehouse.core.usage import Usage
 from gatehouse.models import builtin_path
 from gatehouse.testing.counter_contract import CALLS, CountedModel, TokenCounterContract, prompt_read
+from gatehouse.testing.model_contract import ContractAttempt
 from tests.served.embedding_model import write_embedding_model
 
 TARGET = Target("llamacpp/tiny", "llamacpp:builtin", "tiny")
@@ -77,6 +81,21 @@ async def test_bare_text_and_forms(host: Host) -> None:
     )
     for call in asked:
         assert await host.model.count_tokens(call) == await prompt_read(CountedModel(host.model, TARGET), call)
+
+
+async def test_a_stream_begins_with_the_prompts_tokens(host: Host) -> None:
+    """Before the first word, of chats and of bare text; and the stream begins once."""
+    bare = Call(operation="completion", model="t", inputs=("Once upon",), max_tokens=3, stream=True)
+    for call in (msgspec.structs.replace(CALLS["several turns"], max_tokens=3, stream=True), bare):
+        count = await host.model.count_tokens(call)
+        assert count is not None
+        async with aclosing(await host.model.answer(call, TARGET, ContractAttempt())) as events:
+            chunks = [event async for event in events if isinstance(event, Chunk)]
+        assert (chunks[0].usage, chunks[0].interim, chunks[0].text) == (Usage(input=count), True, "")
+        assert all(chunk.usage is None or chunk.interim for chunk in chunks[1:-1])
+        assert chunks[-1].usage is not None
+        assert (chunks[-1].usage.input, chunks[-1].interim) == (count, False)
+        assert sum(choice.begins for chunk in chunks for choice in chunk.choices) == 1
 
 
 async def test_embeddings(tmp_path: Path) -> None:

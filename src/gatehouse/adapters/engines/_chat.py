@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gatehouse.adapters.engines._replies import Problem, Spent, finish_reason
+from gatehouse.adapters.engines._replies import Problem, Progress, Spent, finish_reason
 from gatehouse.core.calls import Call
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk
 
@@ -34,6 +34,7 @@ class ChatReply(msgspec.Struct, frozen=True, gc=False):
     created: int = 0
     usage: Spent | None = None
     error: Problem | None = None
+    prompt_progress: Progress | None = None
 
     @property
     def chunk(self) -> Chunk:
@@ -74,6 +75,7 @@ def chat_request(call: Call, messages: Sequence[dict[str, Any]]) -> bytes:
     }
     if call.stream:
         request["stream_options"] = {"include_usage": True}
+        request["return_progress"] = True
     for field in _SAME:
         value = getattr(call, field)
         if value is not None:

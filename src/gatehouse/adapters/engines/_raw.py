@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gatehouse.adapters.engines._replies import Problem, Spent, finish_reason
+from gatehouse.adapters.engines._replies import Problem, Progress, Spent, finish_reason
 from gatehouse.core.calls import Call
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk
 from gatehouse.core.usage import Usage
@@ -31,6 +31,7 @@ class RawReply(msgspec.Struct, frozen=True, gc=False):
     created: int = 0
     usage: Spent | None = None
     error: Problem | None = None
+    prompt_progress: Progress | None = None
 
     def event(self, *, streams: bool, before: str = "", begins: bool = False) -> Chunk | Answer:
         """The event this is, with the text `before` in front of it."""
@@ -53,6 +54,7 @@ def raw_request(call: Call) -> bytes:
     }
     if call.stream:
         request["stream_options"] = {"include_usage": True}
+        request["return_progress"] = True
     for field in _SAME:
         value = getattr(call, field)
         if value is not None:

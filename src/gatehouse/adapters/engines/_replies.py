@@ -19,6 +19,12 @@ class Spent(msgspec.Struct, frozen=True, gc=False):
         return Usage(input=self.prompt_tokens, output=self.completion_tokens)
 
 
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """How far a prompt has been read. Comes before the first piece of a stream, again after each part of a long prompt."""
+
+    total: int = 0
+
+
 class Problem(msgspec.Struct, frozen=True, gc=False):
     """Why there is no answer."""
 

@@ -39,7 +39,7 @@ NOT_RUNNING: Final = "The embedded model does not run at the moment."
 class _Talk:
     """One call: what came and was not taken yet."""
 
-    __slots__ = ("_loop", "_patience", "_since", "_timer", "attempt", "events", "failure", "finished", "waiting")
+    __slots__ = ("_loop", "_patience", "_since", "_timer", "attempt", "begun", "events", "failure", "finished", "waiting")
 
     def __init__(self, attempt: Attempt) -> None:
         self._loop = asyncio.get_running_loop()
@@ -49,6 +49,8 @@ class _Talk:
         """How long it may take, in seconds."""
         self._timer: asyncio.TimerHandle | None = None
         self.attempt = attempt
+        self.begun = False
+        """The engine said something."""
         self.events: deque[Event] = deque()
         self.finished = False
         self.failure: UpstreamFailed | None = None
@@ -242,8 +244,7 @@ class _Line(asyncio.Protocol):
             self.greeted.set_exception(ConnectionResetError())
             self.greeted.exception()
         for talk in self.talks.values():
-            begun = bool(talk.events) or talk.waiting is None
-            code = "upstream_broken" if begun else "upstream_unreachable"
+            code = "upstream_broken" if talk.begun else "upstream_unreachable"
             talk.failure = talk.failure or UpstreamFailed("The embedded model stopped.", code=code, retry_after=_RETRY)
             talk.wake()
         for number in tuple(self._counts):
@@ -301,6 +302,7 @@ class _Line(asyncio.Protocol):
             return
         match message:
             case Pieces(chunks=chunks):
+                talk.begun = True
                 talk.events.extend(chunks)
             case Whole(answer=answer):
                 talk.events.append(answer)

@@ -15,6 +15,7 @@ import msgspec
 import xllamacpp
 
 from gatehouse.adapters.engines._chat import ChatReply, answer_form, chat_request
+from gatehouse.adapters.engines._golden import damage, golden_request
 from gatehouse.adapters.engines._inside import Inside
 from gatehouse.adapters.engines._raw import RawReply, nothing_more, raw_request
 from gatehouse.adapters.engines._replies import Problem
@@ -22,10 +23,13 @@ from gatehouse.adapters.engines.gguf import Header, ModelFileRefused, read_heade
 from gatehouse.core.calls import Call, Message, TextPart
 from gatehouse.core.engine_messages import EngineRefused
 from gatehouse.core.events import Answer, Chunk
+from gatehouse.core.usage import Usage
 
 DEFAULT_SLOTS: Final = 4
 OnEvent = Callable[[Chunk | Answer], bool]
 """Takes an event; True means that nobody wants more."""
+_READING: Final = Chunk()
+"""Nothing was said yet: only whether anybody still waits is of interest."""
 
 
 class LlamaEngine:
@@ -70,23 +74,21 @@ class LlamaEngine:
         return parameters
 
     def _prove(self) -> None:
-        """One greedy token: weights full of NaN load without a word and then say nothing."""
-        said: list[Chunk | Answer] = []
+        """Weights full of zeros or of what is no number load without a word, and then say anything or nothing."""
+        said: list[bytes] = []
 
-        def heard(event: Chunk | Answer) -> bool:
-            said.append(event)
+        def heard(message: bytes) -> bool:
+            said.append(message)
             return False
 
-        try:
-            self.run(Call(model="", messages=(Message("user", "Hello"),), max_tokens=4, temperature=0.0), heard)
-        except EngineRefused as error:
-            raise ModelFileRefused(f"the model does not answer its golden prompt: {error.message}") from None
-        answer = said[0] if said else None
-        if not isinstance(answer, Answer) or answer.usage is None or answer.usage.output < 1:
-            raise ModelFileRefused("the model does not answer its golden prompt: its weights are damaged")
+        self._server.handle_chat_completions(golden_request(), heard)
+        if problem := damage(said):
+            raise ModelFileRefused(f"the model does not pass its golden prompt: {problem}")
 
     def run(self, call: Call, on_event: OnEvent) -> None:
         """Answer `call` (n must be 1) with chunks, or one answer when it does not stream. Blocks.
+
+        The first piece of a stream tells the prompt's tokens: who cuts it off before its end is booked with them.
 
         Raises:
             EngineRefused: the engine will not answer it.
@@ -97,13 +99,23 @@ class LlamaEngine:
         if call.operation == "embedding":
             raise EngineRefused("invalid_request", "This embedded model chats and makes no embeddings.", caller_fault=True)
         refused: list[Problem] = []
+        read = 0
 
         def heard(message: bytes) -> bool:
+            nonlocal read
             reply = self._decode(message)
             if reply.error is not None:
                 refused.append(reply.error)
                 return True
-            return on_event(reply.chunk if call.stream else reply.answer)
+            if reply.prompt_progress is not None:
+                read = reply.prompt_progress.total
+                return on_event(_READING)
+            if not call.stream:
+                return on_event(reply.answer)
+            chunk = reply.chunk
+            if read:
+                chunk, read = msgspec.structs.replace(chunk, usage=Usage(input=read), interim=True), 0
+            return on_event(chunk)
 
         self._server.handle_chat_completions(chat_request(call, [self._message(message) for message in call.messages]), heard)
         if refused:
@@ -127,13 +139,21 @@ class LlamaEngine:
             return
         refused: list[Problem] = []
         begins = True
+        read = 0
 
         def heard(message: bytes) -> bool:
-            nonlocal before, begins
+            nonlocal before, begins, read
             reply = self._decode_raw(message)
             if reply.error is not None:
                 refused.append(reply.error)
                 return True
+            if reply.prompt_progress is not None:
+                read = reply.prompt_progress.total
+                return on_event(_READING)
+            if read:
+                told, read = Chunk(usage=Usage(input=read), interim=True), 0
+                if on_event(told):
+                    return True
             event = reply.event(streams=call.stream, before=before, begins=begins)
             before, begins = "", False
             return on_event(event)
