@@ -213,12 +213,60 @@ async def test_a_count_that_does_not_come(world: World) -> None:
 
 
 async def test_only_counting_is_waited_for(world: World) -> None:
-    """A call whose prompt is counted cannot be let in at once, limits or none; every other one can, and waits for nothing."""
+    """A call whose prompt is counted cannot be let in at once; every other one can, and waits for nothing."""
     world.counting(7, only=PLAN)
-    for limits in (Limits(), Limits(tokens_per_minute=10_000)):
+    for limits, counted in ((Limits(), False), (Limits(requests_per_minute=9), False), (Limits(tokens_per_minute=10_000), True)):
         await world.admit(limits)
-        assert not world.limit.at_once(world.exchange(limits, HI, PLAN, None))
+        assert world.limit.at_once(world.exchange(limits, HI, PLAN, None)) is not counted
         assert world.limit.at_once(world.exchange(limits, HI, replace(PLAN, model="other"), None))
+
+
+FREE = replace(CHEAP, input=0, output=0, cached_input=0, cache_write=0, reasoning=0, audio_input=0, audio_output=0)
+BUDGET = Budget(parse_usd("1"), "total")
+
+
+@pytest.mark.parametrize(
+    ("limits", "price", "counts"),
+    [
+        (Limits(), CHEAP, False),
+        (Limits(requests_per_minute=5, concurrency=5), CHEAP, False),
+        (Limits(tokens_per_minute=10_000), FREE, True),
+        (Limits(budget=BUDGET), CHEAP, True),
+        (Limits(budget=BUDGET), FREE, False),
+        (Limits(budget=BUDGET), replace(FREE, output=M), False),
+        (Limits(budget=BUDGET), None, False),
+    ],
+)
+async def test_a_prompt_is_counted_for_who_meters_it(world: World, limits: Limits, price: Price | None, counts: bool) -> None:
+    """Tokens, or money that the prompt may cost. For anybody else its bytes do."""
+    counter = world.counting(7)
+    x = await world.admit(limits, HI, replace(PLAN, targets=(replace(LAB, price=price),)))
+    assert (x.counted, counter.counted) == ((7, [HI]) if counts else (None, []))
+
+
+@pytest.mark.parametrize(
+    ("size", "ends", "asked", "counts"),
+    [
+        (PROMPT + 500, False, None, False),
+        (PROMPT + 499, False, None, True),
+        (PROMPT + 20, False, 20, False),
+        (PROMPT + 19, False, 20, True),
+        (PROMPT + 1, True, None, False),
+        (PROMPT + 1, True, 20, False),
+        (PROMPT, True, None, True),
+        (None, False, None, False),
+    ],
+)
+async def test_a_prompt_is_counted_where_its_bytes_do_not_prove_that_it_fits(
+    world: World, size: int | None, ends: bool, asked: int | None, counts: bool
+) -> None:
+    """The answer has to fit too, except where it just ends when the context is full. The smallest context of all targets decides."""
+    counter = world.counting(7)
+    plan = replace(PLAN, targets=(replace(window(size), ends_at_context=ends), replace(window(None), ends_at_context=ends)))
+    call = replace(HI, max_tokens=asked)
+    x = await world.admit(Limits(), call, plan)
+    assert (x.counted, counter.counted) == ((7, [call]) if counts else (None, []))
+    assert x.plan is plan
 
 
 # -- does it fit ---------------------------------------------------------------------------------------------------
@@ -266,7 +314,7 @@ async def test_an_answer_that_ends_at_the_context(world: World, prompt: int, ask
     assert x.call is not None
     assert (x.call.max_tokens, x.holds[0].amount) == (sent, prompt + sent)
     world.counting(300)
-    error, _ = await world.refuse(Limits(), replace(HI, max_tokens=asked), plan)
+    error, _ = await world.refuse(Limits(tokens_per_minute=10_000), replace(HI, max_tokens=asked), plan)
     assert error.message == "The prompt has 300 tokens; the context of model 'assistant' holds 300. Shorten the messages."
 
 

@@ -76,15 +76,19 @@ class _Caller:
 class _Terms:
     """What a plan's targets mean for holds."""
 
-    __slots__ = ("counts", "most_output", "plan", "prices", "window")
+    __slots__ = ("costs", "counts", "ends", "most_output", "plan", "prices", "window")
 
     def __init__(self, plan: Plan, *, counts: bool = False) -> None:
         targets = plan.everywhere
         self.plan = plan
         self.counts = counts
-        """Prompts for them are counted exactly, which takes a moment."""
+        """Prompts for them can be counted exactly, which takes a moment."""
         self.prices = tuple(dict.fromkeys(target.price.dearest for target in targets if target.price is not None))
         """For each price that may apply, its dearest million of tokens in and out."""
+        self.costs = any(into for into, _ in self.prices)
+        """What is read may cost something."""
+        self.ends = all(target.ends_at_context for target in targets)
+        """Wherever it runs, an answer that fills the context just ends: only the prompt has to fit."""
         outputs = [target.max_output_tokens for target in targets]
         self.most_output = None if None in outputs else max((bound for bound in outputs if bound is not None), default=None)
         """The most that any target writes; None when one of them does not say."""
@@ -122,7 +126,7 @@ class Limit:
             Unavailable: limits cannot be checked.
         """
         terms = self._terms_of(x)
-        if terms.counts:
+        if terms.counts and self._must_count(x, terms):
             assert self._counter is not None
             assert x.call is not None
             x.counted = await self._counter.count_input(x.call, terms.plan)
@@ -143,7 +147,7 @@ class Limit:
         terms = self._terms.get(plan.model)
         if terms is None or terms.plan is not plan:
             terms = self._terms_of(x)
-        if terms.counts:
+        if terms.counts and self._must_count(x, terms):
             return False
         caller, needs, _ = self._needs(x, terms)
         account = caller.account
@@ -187,6 +191,24 @@ class Limit:
         # Without a budget too: a call whose process dies is charged this, whoever made it.
         x.ceiling = money
         return caller, caller.of((1, prompt + answer, 1, money)), now
+
+    def _must_count(self, x: Exchange, terms: _Terms) -> bool:
+        """Whether the prompt's bytes are not enough: its tokens or their price are metered, or it is not certain that it fits everywhere.
+
+        Asking costs a call more than everything else here together.
+        """
+        principal, call = x.principal, x.call
+        assert principal is not None
+        assert call is not None
+        caller, now = self._callers.get(principal.key_id), x.started_at or self._now()
+        if caller is None or caller.principal is not principal or not caller.since <= now < caller.until:
+            caller = self._caller(principal, now)
+        if caller.tokens is not None or (caller.money and terms.costs):
+            return True
+        if terms.window is None:
+            return False
+        output = terms.bound_of(call)
+        return at_most(call) + (min(output, 1) if terms.ends else output) > terms.window
 
     def hold_again(self, x: Exchange) -> bool:
         """Hold tokens and money once more, for a second attempt at the same time; False when that cannot be done here and now."""
