@@ -69,8 +69,8 @@ class Counting:
                 run.characters += size
         usage = event.usage
         if usage is not None:
-            total = usage.total
-            if 0 < total <= MOST_TOKENS and not usage.has_negative:
+            total = usage.sound_total
+            if 0 < total <= MOST_TOKENS:
                 # What nearly every target says: no part of it can be absurd.
                 run.usage = usage
                 run.pieces = run.characters = 0

@@ -124,6 +124,8 @@ class Exchange(msgspec.Struct, eq=False):
     """Stops what carries this exchange; set by the runner."""
     headers: dict[str, str] = {}
     """Response headers that stages add."""
+    lines: str = ""
+    """Further ones, as whole lines of our own words and numbers: what every call carries is written out only once."""
 
     def __repr__(self) -> str:
         # What it holds is a caller's: their words, and the key they sent.

@@ -49,7 +49,7 @@ _FULL_WINDOW: Final = "1m2s"
 class _Caller:
     """A caller's meters and everything about them that does not change from call to call."""
 
-    __slots__ = ("account", "headers", "limits", "money", "of", "owners", "principal", "requests", "since", "tokens", "until")
+    __slots__ = ("account", "limits", "lines", "money", "of", "owners", "principal", "requests", "since", "tokens", "until")
 
     def __init__(self, principal: Principal, account: Account, owners: tuple[tuple[str, Limits], ...], since: float, until: float) -> None:
         self.principal = principal
@@ -66,11 +66,11 @@ class _Caller:
         self.money = tuple(index for index, kind in enumerate(kinds) if kind == 3)
         self.requests = _first(account, Dimension.REQUESTS)
         self.tokens = _first(account, Dimension.TOKENS)
-        self.headers: dict[str, str] = {}
+        self.lines = ""
+        """The header lines that are the same for each of its calls."""
         for name, pool in (("requests", self.requests), ("tokens", self.tokens)):
             if pool is not None:
-                self.headers[f"x-ratelimit-limit-{name}"] = str(pool.meter.cap)
-                self.headers[f"x-ratelimit-reset-{name}"] = _FULL_WINDOW
+                self.lines += f"x-ratelimit-limit-{name}: {pool.meter.cap}\r\nx-ratelimit-reset-{name}: {_FULL_WINDOW}\r\n"
 
 
 class _Terms:
@@ -343,20 +343,18 @@ def _hold(x: Exchange, caller: _Caller, holds: tuple[Hold, ...]) -> None:
         x.money_holds = (MeterHold(hold.meter.id, hold.amount),)
     elif money:
         x.money_holds = tuple([MeterHold(holds[index].meter.id, holds[index].amount) for index in money])
-    if caller.headers:
+    if caller.lines:
         _tell(x, caller)
 
 
 def _tell(x: Exchange, caller: _Caller) -> None:
     """The OpenAI API's headers. What remains is what this worker has and what the office last said is left beside it."""
-    if not caller.headers:
-        return
-    headers = x.headers
-    headers |= caller.headers
+    lines = caller.lines
     if (pool := caller.requests) is not None:
-        headers["x-ratelimit-remaining-requests"] = str(pool.balance + pool.remaining)
+        lines += f"x-ratelimit-remaining-requests: {pool.balance + pool.remaining}\r\n"
     if (pool := caller.tokens) is not None:
-        headers["x-ratelimit-remaining-tokens"] = str(pool.balance + pool.remaining)
+        lines += f"x-ratelimit-remaining-tokens: {pool.balance + pool.remaining}\r\n"
+    x.lines = lines
 
 
 def _refused(x: Exchange, caller: _Caller, refusal: Refusal, now: float) -> LimitExceeded:

@@ -38,6 +38,7 @@ logger = logging.getLogger("gatehouse.wire.http")
 
 _LIVE_PATH: Final = "/livez"
 _READY_PATH: Final = "/readyz"
+_MOST_NAMES: Final = 1_000
 _LIVE: Final = b'{"status":"ok"}'
 
 
@@ -113,6 +114,8 @@ class DataPlane:
         self._new_id = ids.new
         self.running: dict[Exchange | Errand | Once, asyncio.Task[None] | None] = {}
         """The calls (and errands) whose answer is not out yet, and what carries them, unless that is their target's answer."""
+        self._targets: dict[str, str] = {}
+        """Targets that answered, and the header line that names each."""
         self.draining = False
         self.emptied: Callable[[], object] = lambda: None
         """Called when the last running exchange has ended while draining."""
@@ -174,6 +177,23 @@ class DataPlane:
         self.running.pop(x, None)
         if self.draining and not self.running:
             self.emptied()
+
+    def fields(self, x: Exchange, cost: str | None) -> bytes:
+        """The header lines an exchange's answer carries."""
+        # Id, cache, cost and `lines` are our own words; what configuration and stages say is looked at before it becomes a line.
+        target = ""
+        if x.target is not None:
+            name = x.target.id
+            target = self._targets.get(name) or self._named(name)
+        said = "" if cost is None else f"x-gatehouse-cost-usd: {cost}\r\n"
+        lines = f"x-gatehouse-request-id: {x.request_id}\r\nx-gatehouse-cache: {x.cache}\r\n{said}{target}{x.lines}".encode()
+        return lines + response.field_lines(x.headers) if x.headers else lines
+
+    def _named(self, target: str) -> str:
+        if len(self._targets) >= _MOST_NAMES:
+            self._targets.clear()
+        line = self._targets[target] = response.field_lines({"x-gatehouse-target": target}).decode()
+        return line
 
     def _serve_other(self, connection: Connection, head: RequestHead, body: Body) -> None:
         """Health, what is no call, and what is not here."""
@@ -281,7 +301,7 @@ class _Reply(msgspec.Struct, eq=False):
             if error is not None:
                 self._fail(error)
             elif x.outcome is Outcome.COMPLETED:
-                self._connection.answer(200, response.JSON + _fields(x, format_usd(x.charge)), self._payload)
+                self._connection.answer(200, response.JSON + self._plane.fields(x, format_usd(x.charge)), self._payload)
             else:
                 self._stopped()
         except Exception:
@@ -357,7 +377,7 @@ class _Reply(msgspec.Struct, eq=False):
         self._payload = x.dialect.encode_answer(answer, x.call)
 
     def _open(self, x: Exchange) -> Outlet:
-        stream = self._stream = self._connection.stream(response.EVENT_STREAM + _fields(x, None))
+        stream = self._stream = self._connection.stream(response.EVENT_STREAM + self._plane.fields(x, None))
         return stream
 
     def _beat(self) -> None:
@@ -369,7 +389,7 @@ class _Reply(msgspec.Struct, eq=False):
             if x.call is None or not x.call.stream or x.plan is None:
                 return
             # Which target will answer is not known yet, nor whether a cache: the head says only what will stay true.
-            lines = response.field_lines({"x-gatehouse-request-id": x.request_id, **x.headers})
+            lines = response.field_lines({"x-gatehouse-request-id": x.request_id, **x.headers}) + x.lines.encode()
             stream = self._stream = self._connection.stream(response.EVENT_STREAM + lines)
         elif stream.writes != self._written:
             self._written = stream.writes
@@ -385,7 +405,7 @@ class _Reply(msgspec.Struct, eq=False):
             writer = self._writer or x.dialect.open_stream(call, x.request_id)
             (self._stream or self._open(x)).end(writer.end())
         else:
-            self._connection.answer(200, response.JSON + _fields(x, format_usd(x.charge)), self._payload)
+            self._connection.answer(200, response.JSON + self._plane.fields(x, format_usd(x.charge)), self._payload)
 
     def _stopped(self) -> None:
         """The call was ended from outside. Who still listens is told why."""
@@ -405,16 +425,5 @@ class _Reply(msgspec.Struct, eq=False):
             self._stream.end(writer.error(error), broken=True)
             return
         status, payload = x.dialect.encode_error(error, x.request_id)
-        lines = _fields(x, None) + response.field_lines(advice(status, error))
+        lines = self._plane.fields(x, None) + response.field_lines(advice(status, error))
         self._connection.answer(status, response.JSON + lines, payload, close=status in (408, 413))
-
-
-def _fields(x: Exchange, cost: str | None) -> bytes:
-    """The header lines an exchange's answer carries."""
-    # Id, cache and cost are our own words; what configuration and stages say is looked at before it becomes a line.
-    said = "" if cost is None else f"x-gatehouse-cost-usd: {cost}\r\n"
-    lines = f"x-gatehouse-request-id: {x.request_id}\r\nx-gatehouse-cache: {x.cache}\r\n{said}".encode()
-    headers = x.headers
-    if x.target is not None:
-        headers = {"x-gatehouse-target": x.target.id, **headers}
-    return lines + response.field_lines(headers) if headers else lines

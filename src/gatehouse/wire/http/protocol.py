@@ -359,14 +359,29 @@ class Connection(asyncio.Protocol):
 
     def answer(self, status: int, fields: bytes, payload: bytes, *, close: bool = False) -> None:
         """Send the whole answer to the current request; `fields` are complete header lines."""
-        request = self._request
+        request, body, shared = self._request, self._body, self._shared
         if request is None or self._phase not in (_BODY, _FULL):
             return  # the client has left
-        shared = self._shared
-        keep = not close and self._persistent(request)
-        lines = shared.date + fields if keep else shared.date + fields + response.CLOSE
-        data = response.whole(status, lines, payload, bodiless=request.method == "HEAD")
         turn = shared.turn
+        if (
+            turn is not None
+            and self._phase == _FULL
+            and not close
+            and not shared.draining
+            and request.keep_alive
+            and request.method != "HEAD"
+            and not (body is None or body.failed)
+        ):
+            # As nearly every answer: another request may follow, and nothing of this one is still to come.
+            self._owed = True
+            lines = (response.STATUS_LINES[status], shared.date, fields, len(payload), payload)
+            turn.send(self._send, b"%b%b%bcontent-length: %d\r\n\r\n%b" % lines)
+            self.exchange = None
+            self._next()
+            return
+        keep = not close and self._persistent(request)
+        lines_before = shared.date + fields if keep else shared.date + fields + response.CLOSE
+        data = response.whole(status, lines_before, payload, bodiless=request.method == "HEAD")
         if turn is None:
             self._transport.write(data)
         else:
