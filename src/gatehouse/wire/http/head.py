@@ -92,13 +92,16 @@ class KnownHead:
     Only short heads are kept, and only until their connection's next one.
     """
 
-    __slots__ = ("_after", "_before", "_digits", "head", "raw")
+    __slots__ = ("_after", "_before", "_digits", "encoding", "head", "raw", "whole")
 
     def __init__(self, before: bytes, digits: bytes, after: bytes, head: RequestHead) -> None:
         self.raw = before + digits + after
         """Its bytes."""
         self.head = head
         """What they mean."""
+        self.whole = len(self.raw) + head.length
+        """Bytes of head and body."""
+        self.encoding = head.headers.get(b"content-encoding")
         self._before = before
         self._digits = digits
         self._after = after

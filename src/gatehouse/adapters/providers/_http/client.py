@@ -133,7 +133,8 @@ class HttpClient:
 
         A reply that failed and is `stale` was never read, and may be asked again. None, with nothing done, when no connection is free.
         """
-        connection = self.pool.at_hand()
+        pool = self.pool
+        connection = pool.at_hand()
         if connection is None:
             return None
         options = self._options
