@@ -102,6 +102,7 @@ class Connection(asyncio.Protocol):
         "_limits",
         "_owed",
         "_paused",
+        "_pending",
         "_phase",
         "_request",
         "_scanned",
@@ -137,6 +138,8 @@ class Connection(asyncio.Protocol):
         """The socket is not read."""
         self._paused = False
         """The transport holds more unsent bytes than it should."""
+        self._pending = b""
+        """What came in this turn and is looked at when it ends."""
         self._owed = False
         """An answer leaves at the end of this turn."""
         self._unsent = 0
@@ -162,6 +165,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: so is whoever waited for the call."""
+        self._take_in()
         self._phase = _GONE
         self.deadline = NEVER
         self._client_left()
@@ -172,6 +176,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer sends no more. A client that still wanted its answer would have kept its side open, so this is a goodbye."""
+        self._take_in()
         self._client_left()
         if self._phase < _CLOSING:
             self._close(linger=False)
@@ -179,6 +184,23 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, whatever they are."""
+        turn = self._shared.turn
+        if turn is None:
+            self._received(data)
+        elif self._pending:
+            self._pending += data
+        else:
+            self._pending = data
+            turn.before(self._take_in)
+
+    def _take_in(self) -> None:
+        """Look at what came, when everything that was ready in this turn is read."""
+        data = self._pending
+        if data:
+            self._pending = b""
+            self._received(data)
+
+    def _received(self, data: bytes) -> None:
         try:
             phase = self._phase
             if phase == _HEAD:

@@ -84,6 +84,9 @@ class Connection(asyncio.Protocol):
         self._framed = False
         self._ended = False
         self._keep = False
+        self._turn: Turn | None = None
+        """The turns of the loop at whose end what came is looked at, while a whole answer is awaited that nobody waits for in a task."""
+        self._pending = b""
         # time
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = _NEVER
@@ -123,6 +126,7 @@ class Connection(asyncio.Protocol):
         when = deadline if deadline < idle else idle
         if self._timer_at > when:
             self._arm(when)
+        self._turn = turn
         if turn is not None:
             turn.send(self._send, head + body)
         elif len(body) < _JOIN_BELOW:
@@ -162,6 +166,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; the reply is told nothing."""
         self._reply = None
+        self._pending = b""
         self._leave()
         if self._transport is not None:
             self._transport.abort()
@@ -179,6 +184,21 @@ class Connection(asyncio.Protocol):
         self._acked_before = self._acked()
 
     def data_received(self, data: bytes) -> None:
+        if self._turn is None:
+            self._read(data)
+        elif self._pending:
+            self._pending += data
+        else:
+            self._pending = data
+            self._turn.before(self._take_in)
+
+    def _take_in(self) -> None:
+        data = self._pending
+        if data:
+            self._pending = b""
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         reply = self._reply
         if reply is None:
             # Nobody asked: the next request would get somebody else's answer.
@@ -211,11 +231,13 @@ class Connection(asyncio.Protocol):
                     self._transport.pause_reading()
 
     def eof_received(self) -> None:
+        self._take_in()
         reply = self._reply
         if reply is not None and self._received == 0:
             reply.stale = self._certainly_unprocessed()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._take_in()
         reply = self._reply
         if reply is not None and self._received == 0:
             reply.stale = reply.stale or self._certainly_unprocessed()
@@ -355,6 +377,7 @@ class Connection(asyncio.Protocol):
     def _look(self) -> None:
         self._timer = None
         self._timer_at = _NEVER
+        self._take_in()
         reply = self._reply
         if reply is None:
             return
