@@ -80,9 +80,12 @@ def decode_request(body: bytes) -> Call:
     else:
         refuse_ambiguity(body, request)
         extra = {}
-    _check(request, len(body))
+    plain = not extra and _options(request) == _NO_OPTIONS
+    if not plain:
+        _check_options(request, len(body))
+    _check(request)
     messages = tuple([message.core() for message in request.messages])
-    if not extra and _options(request) == _NO_OPTIONS:
+    if plain:
         # As most short chats: nothing is asked for but an answer.
         bound = request.max_tokens or request.max_completion_tokens
         return Call(model=request.model, messages=messages, max_tokens=bound, stream=bool(request.stream))
@@ -133,12 +136,19 @@ def _decode_with_extra(body: bytes, fault: Exception) -> tuple[ChatRequest, dict
     return request, extra
 
 
-def _check(request: ChatRequest, size: int) -> None:
-    """What the shapes cannot say: fields that need each other, names that must exist, bounds of what is opaque."""
+def _check(request: ChatRequest) -> None:
+    """What the shapes cannot say of what every request has."""
     if not request.model.isprintable():
         raise invalid("model", "the name holds control characters.")
     if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
         raise invalid("max_completion_tokens", "differs from max_tokens; give one of them.")
+    for index, message in enumerate(request.messages):
+        if type(message) is AssistantShape or type(message.content) is not str:
+            _check_message(message, f"messages[{index}]")
+
+
+def _check_options(request: ChatRequest, size: int) -> None:
+    """The same of the others: fields that need each other, names that must exist, bounds of what is opaque."""
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid("top_logprobs", "needs logprobs to be true.")
     if request.stream_options is not None:
@@ -150,9 +160,6 @@ def _check(request: ChatRequest, size: int) -> None:
     wanted = request.response_format
     if type(wanted) is SchemaFormat and wanted.json_schema.schema is not None:
         SchemaBounds(size).check(wanted.json_schema.schema, "response_format.json_schema.schema")
-    for index, message in enumerate(request.messages):
-        if type(message) is AssistantShape or type(message.content) is not str:
-            _check_message(message, f"messages[{index}]")
 
 
 def check_stream_options(options: StreamOptions, *, stream: bool) -> None:

@@ -156,9 +156,13 @@ class Guard:
         assert call is not None
         assert plan is not None
         policy = plan.guard
-        contents, unread = texts.plain(call)
+        contents = texts.words(call)
+        if contents is None:
+            contents, unread = texts.plain(call)
+            if unread:
+                return None
         joined = "\n".join(contents)
-        if unread or len(joined) > _PIECE or len(joined) > policy.max_text_bytes or not joined.isascii():
+        if len(joined) > _PIECE or len(joined) > policy.max_text_bytes or not joined.isascii():
             return None
         return joined if policy.input != "off" else ""
 
@@ -166,7 +170,7 @@ class Guard:
         """Whether a call has texts that show only when they are put together."""
         call = x.call
         assert call is not None
-        return bool(texts.seams(call) or (len(call.messages) > 1 and cuts(call, self._scanner)))
+        return (len(call.messages) > 1 and bool(cuts(call, self._scanner))) or (texts.words(call) is None and bool(texts.seams(call)))
 
     def watch(self, x: Exchange, events: Events) -> Events:
         """Screen what comes out, unless the policy does not look."""
