@@ -151,7 +151,7 @@ class Runner:
                 self.running.add(x)
                 going.append((x, asker))
             else:
-                asker.ended(None)  # ended before it began
+                _tell(x, asker, None)  # ended before it began
         for depth, at_once in enumerate(self._at_once, 1):
             stay: set[Exchange] = set()
             for x, asker in going:
@@ -175,6 +175,7 @@ class Runner:
     def _go_over(self, calls: list[tuple[Exchange, Asker]]) -> None:
         """The last stage begins, where that needs no waiting."""
         started: list[tuple[Exchange, Asker]] = []
+        failed: list[tuple[Exchange, Asker, Exception]] = []
         for call in calls:
             x, asker = call
             x.entered = self._depth
@@ -187,21 +188,25 @@ class Runner:
                 else:
                     asker.wait()
             except Exception as fault:
-                self._failed(x, asker, fault, streaming=False)
+                failed.append((x, asker, fault))
         for x, asker in started:
             try:
                 self._started(x)
             except Exception as fault:
-                self._failed(x, asker, fault, streaming=False)
+                failed.append((x, asker, fault))
+        while failed:
+            # Last: who is told may end the turn, and by then all that is prepared has to be written down or taken back.
+            self._failed(*failed.pop(0), streaming=False)
 
     def _failed(self, x: Exchange, asker: Asker, fault: Exception, *, streaming: bool) -> None:
         """A call that no task carries has failed."""
         if isinstance(fault, GatehouseError):
             self._fail(x, fault, streaming=streaming)
+            fault.__traceback__ = None  # it holds the calls of this turn, and the call holds it
         else:
             fault = self._fault(x, fault, streaming=streaming)
         self._settle(x)
-        asker.ended(fault)
+        _tell(x, asker, fault)
 
     def _came(self, x: Exchange, source: Events | None) -> None:
         """The last stage, begun without waiting, has come to something."""
@@ -246,7 +251,7 @@ class Runner:
         for x, asker in taken:
             running.discard(x)
             x.stop = x.asker = None
-            asker.ended(None)
+            _tell(x, asker, None)
 
     def _watched(self, watch: Watch, answered: "list[_Answered]") -> "list[_Answered]":
         going: list[_Answered] = []
@@ -282,7 +287,7 @@ class Runner:
         if x.outcome is Outcome.DEADLINE:
             x.error = error = _too_late()
         self._settle(x)
-        asker.ended(error)
+        _tell(x, asker, error)
 
     async def carry(self, x: Exchange, deliver: Deliver) -> None:
         """Run the call, or the rest of it, to its end; when this returns or raises everything is settled.
@@ -296,8 +301,8 @@ class Runner:
         x.stop = (x.task or _this_task()).cancel
         source, events = x.ready or (None, None)
         try:
-            if source is None or events is None:
-                events = source = await self._admitted(x)
+            if source is None or events is None or x.outcome is not None:
+                events = source = await self._admitted(x)  # raises when it was ended before it was carried on
                 for watch in self._watchers[x.entered]:
                     events = watch(x, events)
             delivering = deliver(x, events)
@@ -418,6 +423,14 @@ def _in_turn(stages: tuple[Stage, ...], *, failed: bool) -> tuple[tuple[Stage, .
         if getattr(type(stage), "settle", None) is not nothing_held and (failed or not getattr(stage, "settles_failures_only", False))
     ]
     return tuple(tuple(stage for stage in reversed(stages[:depth]) if stage in settling) for depth in range(len(stages) + 1))
+
+
+def _tell(x: Exchange, asker: Asker, error: GatehouseError | None) -> None:
+    """How it ended. Who asked may break its promise: the other calls of the turn are not to notice."""
+    try:
+        asker.ended(error)
+    except Exception:
+        logger.exception("call %s: who asked could not be told", x.request_id)
 
 
 def _never(x: Exchange) -> bool:
