@@ -41,35 +41,47 @@ class SystemRng:
 class LoopTurn:
     """Implements `Turn` on the running event loop."""
 
-    __slots__ = ("_call_soon", "_first", "_sends")
+    __slots__ = ("_call_soon", "_due", "_first", "_sends")
 
     def __init__(self) -> None:
         self._call_soon = asyncio.get_running_loop().call_soon
         self._first: list[Callable[[], object]] = []
         self._sends: list[tuple[Callable[[bytes], object], bytes]] = []
+        self._due = False
+        """Somebody will come to what is asked for now."""
 
     def before(self, work: Callable[[], object]) -> None:
         """See `Turn`."""
-        if not self._first and not self._sends:
-            self._call_soon(self.end)
+        if not self._due:
+            self._wake()
         self._first.append(work)
 
     def send(self, write: Callable[[bytes], object], data: bytes) -> None:
         """See `Turn`."""
-        sends = self._sends
-        if not sends and not self._first:
-            self._call_soon(self.end)
-        sends.append((write, data))
+        if not self._due:
+            self._wake()
+        self._sends.append((write, data))
+
+    def _wake(self) -> None:
+        self._due = True
+        self._call_soon(self.end)
 
     def end(self) -> None:
-        """See `Turn`."""
-        while self._first:
-            first, self._first = self._first, []
-            for work in first:
+        """See `Turn`. What is done here may itself end the turn: then what was still to be done is done there, before anything is sent."""
+        first = self._first
+        self._due = True
+        try:
+            while first:
+                work = first.pop(0)
                 try:
                     work()
                 except Exception:
                     logger.exception("what is to be done before sending failed")
+        finally:
+            if first:
+                self._wake()  # this step of the loop is over for a reason that is none of ours
+            else:
+                self._due = False
         sends, self._sends = self._sends, []
         for write, data in sends:
             try:
