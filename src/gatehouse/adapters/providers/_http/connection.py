@@ -84,6 +84,8 @@ class Connection(asyncio.Protocol):
         self._framed = False
         self._ended = False
         self._keep = False
+        self._leaving = False
+        """The request is promised to the end of this turn: nothing of it has left."""
         # time
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = _NEVER
@@ -124,6 +126,7 @@ class Connection(asyncio.Protocol):
         if self._timer_at > when:
             self._arm(when)
         if turn is not None:
+            self._leaving = True
             turn.send(self._send, head + body)
         elif len(body) < _JOIN_BELOW:
             transport.write(head + body)
@@ -135,6 +138,7 @@ class Connection(asyncio.Protocol):
         """The turn is over; unless whoever asked has left in it, the request goes out."""
         request, transport = self._request, self._transport
         if request is not None and transport is not None:
+            self._leaving = False
             if request.attempt is not None:
                 request.attempt.sent = True
             transport.write(data)
@@ -180,9 +184,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reply = self._reply
-        if reply is None:
-            # Nobody asked: the next request would get somebody else's answer.
-            self.abort()
+        if reply is None or self._leaving:
+            # Nobody asked, or not yet: this request, or the next, would get somebody else's answer.
+            if reply is not None:
+                reply.stale = True
+            self._fail("upstream_invalid", "The model's answer is not acceptable.", "bytes before the request")
             return
         self._received += len(data)
         if self._received > MAX_OVERHEAD + MOST_FRAMING * reply.size:
