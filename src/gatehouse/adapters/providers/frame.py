@@ -236,7 +236,7 @@ class HttpModel:
         # A failure holds this function, which must not hold it or whom it was told: nothing is to wait for the cycle collector.
         came.clear()
         read.clear()
-        del told, reply, event, fault  # type: ignore[possibly-undefined]
+        del told, reply, event, fault
 
     async def ping(self) -> str:
         """ "" when the provider answers and accepts our keys."""

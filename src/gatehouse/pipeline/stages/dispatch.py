@@ -233,11 +233,18 @@ class Dispatch:
             run.failure = fault
             run.resume(x, None)
             return
-        if plan.fallbacks or plan.ladder is not None:
-            self._begun(x, run, plan)
-        run.begun = True
-        x.first_event = self._monotonic() - x.clock_start
-        run.resume(x, Single(self._counting.whole(x, run, event)))
+        try:
+            if plan.fallbacks or plan.ladder is not None:
+                self._begun(x, run, plan)
+            run.begun = True
+            x.first_event = self._monotonic() - x.clock_start
+            source = Single(self._counting.whole(x, run, event))
+        except Exception as ours:
+            # Whoever tells has others to tell: it is this call's, which goes on from here.
+            run.failure = ours
+            run.resume(x, None)
+        else:
+            run.resume(x, source)
 
     def _refused(self, x: Exchange, run: Run, record: Record, error: GatehouseError) -> None:
         """The attempt cannot be recorded, so it is not made: nothing has left yet."""
