@@ -229,22 +229,18 @@ class Dispatch:
         plan = x.plan
         assert plan is not None
         assert run.resume is not None
-        if event is None:
-            run.failure = fault
-            run.resume(x, None)
-            return
+        source: Single | None = None
         try:
-            if plan.fallbacks or plan.ladder is not None:
-                self._begun(x, run, plan)
-            run.begun = True
-            x.first_event = self._monotonic() - x.clock_start
-            source = Single(self._counting.whole(x, run, event))
+            if event is not None:
+                if plan.fallbacks or plan.ladder is not None:
+                    self._begun(x, run, plan)
+                run.begun = True
+                x.first_event = self._monotonic() - x.clock_start
+                source = Single(self._counting.whole(x, run, event))
         except Exception as ours:
-            # Whoever tells has others to tell: it is this call's, which goes on from here.
-            run.failure = ours
-            run.resume(x, None)
-        else:
-            run.resume(x, source)
+            fault = ours  # who tells has others to tell: it is this call's, which goes on from here
+        run.failure = fault
+        run.resume(x, source)
 
     def _refused(self, x: Exchange, run: Run, record: Record, error: GatehouseError) -> None:
         """The attempt cannot be recorded, so it is not made: nothing has left yet."""
