@@ -42,8 +42,11 @@ class Talking:
         self.questions: list[Question] = []
         self.answers = list(answers)
         self.busy = False
+        self.speechless: UpstreamFailed | None = None
 
     def ask(self, call: Call, target: Target, attempt: Attempt, told: Told) -> Question | None:
+        if self.speechless is not None:
+            raise self.speechless
         if self.busy:
             return None
         self.questions.append(Question(attempt, told))
@@ -157,6 +160,20 @@ async def test_failed_and_answered_by_another() -> None:
     assert await asker.carried() is None
     assert table.bench.log == ["opened lab/m", "failed upstream_unreachable", "opened other/m"]
     assert (x.attempts, x.charge, x.outcome) == (2, Money(27), Outcome.COMPLETED)
+    assert table.clean()
+
+
+async def test_no_words_for_the_call_and_answered_by_another() -> None:
+    """A target that cannot be asked this at all is passed over for the next, as one that failed; it was asked nothing."""
+    error = failed("upstream_rejected", sent=False)
+    other = Talking(WHOLE)
+    table = Table(error, other=other)
+    table.model.speechless = error
+    x, asker = table.begin(Plan("assistant", (target("lab"),), fallbacks=((target("other"),),)))
+    assert await asker.carried() is None
+    assert (asker.events, x.charge, x.outcome) == ([WHOLE], Money(27), Outcome.COMPLETED)
+    assert x.target is not None
+    assert x.target.id == "other/m"
     assert table.clean()
 
 
