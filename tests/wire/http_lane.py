@@ -14,6 +14,7 @@ from gatehouse.pipeline.stages.read import Read
 from gatehouse.testing.fakes import settle_loop
 from gatehouse.wire.http.limits import HttpLimits
 from gatehouse.wire.http.server import DataServer
+from gatehouse.wire.http.tls import Tls
 from tests.wire.http_gate import Gate, Refusing, Scripted, answer, echo
 
 
@@ -75,8 +76,8 @@ class Thinking(Scripted):
 class LaneGate(Gate):
     """The server, with turns."""
 
-    def __init__(self, limits: HttpLimits) -> None:
-        super().__init__(echo, limits, 100_000, None, None, None, None)
+    def __init__(self, limits: HttpLimits, tls: Tls | None) -> None:
+        super().__init__(echo, limits, 100_000, tls, None, None, None)
         self.turn = LoopTurn()
         self.identify = self.knowing = Knowing()
         self.stage = self.target = Thinking()
@@ -90,9 +91,9 @@ class LaneGate(Gate):
 
 
 @asynccontextmanager
-async def lane(limits: HttpLimits | None = None) -> AsyncIterator[LaneGate]:
+async def lane(limits: HttpLimits | None = None, tls: Tls | None = None) -> AsyncIterator[LaneGate]:
     """A started server that is stopped and inspected at the end."""
-    it = LaneGate(limits or HttpLimits())
+    it = LaneGate(limits or HttpLimits(), tls)
     log = logging.getLogger("gatehouse")
     log.addHandler(it.errors)
     try:

@@ -21,6 +21,7 @@ from gatehouse.core.secrets import Secret
 from gatehouse.testing import anthropic
 from gatehouse.testing.direct_contract import DirectContract, DirectRig, Hearing
 from gatehouse.testing.upstream import FakeUpstream, Seen, Wire, completion, hang_up, http, silence
+from tests.adapters.providers.conftest import Authority
 from tests.adapters.providers.trials import Trial, eventually, openai_model
 
 CALL = Call(model="assistant", messages=(Message("user", "Hello"),), max_tokens=8)
@@ -60,6 +61,21 @@ class TestAnthropicModel(DirectContract):
             model.turn = turn = LoopTurn()
             pool = model.pool
             yield DirectRig(model, Target("claude/m", "claude", "m"), turn, lambda: pool.open - pool.idle)
+            await model.close()
+
+
+class TestOverTls(DirectContract):
+    """What leaves at the end of a turn leaves encrypted like all else."""
+
+    @pytest.fixture
+    async def rig(self, authority: Authority) -> AsyncIterator[DirectRig]:
+        upstream = FakeUpstream(completion())
+        await upstream.start(tls=authority.server("127.0.0.1"))
+        async with upstream:
+            model = openai_model(upstream.url, ca_bundle=authority.bundle)
+            model.turn = turn = LoopTurn()
+            pool = model.pool
+            yield DirectRig(model, TARGET, turn, lambda: pool.open - pool.idle)
             await model.close()
 
 
@@ -236,12 +252,16 @@ async def test_closing_the_model_tells_who_waits(lab: Labs, upstream: FakeUpstre
 # --- stale connections -------------------------------------------------------------------------------------------------
 
 
-async def test_a_question_that_crossed_the_close_was_never_read(lab: Labs, upstream: FakeUpstream) -> None:
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_question_that_crossed_the_close_was_never_read(lab: Labs, upstream: FakeUpstream, authority: Authority, tls: bool) -> None:
     """The kept connection was closed before the request arrived: neither an answer nor a failure is told, and it may be asked again."""
-    it = lab()
+    if tls:
+        await upstream.stop()
+        await upstream.start(tls=authority.server("127.0.0.1"))
+    it = lab(ca_bundle=authority.bundle)
     for _ in range(5):
         await it.warm()
-        upstream.drop()
+        upstream.drop(politely=tls)
         await asyncio.sleep(0)
         hearing, asked = it.ask()
         if asked is None:
