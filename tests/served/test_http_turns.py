@@ -62,6 +62,25 @@ async def test_pipelined_requests_keep_their_order() -> None:
         assert found[2].body == said("2")
 
 
+async def test_refusals_in_a_row_let_others_in() -> None:
+    """Many requests that are refused on the spot, sent at once on one connection, are not answered in one step of the loop."""
+    async with lane() as it:
+        it.knowing.error = lambda x: Unauthenticated("who?")
+        seen: list[int] = []
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            seen.append(len(it.knowing.seen))
+            if seen[-1] < 200:
+                loop.call_soon(look)
+
+        client = await it.connect()
+        look()
+        await client.send(post(call("no")) * 200)
+        assert [(await client.response()).status for _ in range(200)] == [401] * 200
+        assert max(after - before for before, after in zip(seen, seen[1:], strict=False)) <= 16
+
+
 async def test_a_malformed_request_right_behind_a_good_one() -> None:
     """The good answer is out before the connection is told off and closed."""
     async with lane() as it:

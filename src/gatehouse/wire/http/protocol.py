@@ -441,8 +441,11 @@ class Connection(asyncio.Protocol):
         self.deadline = self._shared.due(self._limits.keep_alive_seconds)
         if self._held:
             self._read_on()
-        if self._input:
-            self._advance()
+        if self._input and not self._advancing:
+            if self._owed:
+                self.loop.call_soon(self._advance)  # this turn is ending: others come first
+            else:
+                self._advance()
 
     def _persistent(self, request: RequestHead) -> bool:
         """Whether another request may follow the current one on this connection."""
