@@ -531,7 +531,7 @@ def no_collector() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_collector")
-@pytest.mark.parametrize("end", ["completed", "refused", "fault", "unwritten", "client", "deadline", "untaken"])
+@pytest.mark.parametrize("end", ["completed", "refused", "malformed", "fault", "unwritten", "client", "deadline", "untaken"])
 async def test_no_circle_is_left_for_the_collector(log: list[str], turn: bool, end: str) -> None:
     """However a call ends, it is gone with the last who asks for it; another call of its turn is not kept by its error."""
     makes: dict[str, Callable[[], Exception]] = {
@@ -540,11 +540,19 @@ async def test_no_circle_is_left_for_the_collector(log: list[str], turn: bool, e
         "unwritten": lambda: Unavailable("no"),
     }
 
+    def parse() -> None:
+        raise ValueError
+
     def broken(x: Exchange) -> None:
+        if end == "malformed":
+            try:
+                parse()
+            except ValueError as fault:
+                raise InvalidRequest("not JSON") from fault
         raise makes[end]()
 
     target = Target(log, started=broken if end == "unwritten" else nothing)
-    b = Prompt("b", log, broken if end in {"refused", "fault"} else nothing)
+    b = Prompt("b", log, broken if end in {"refused", "malformed", "fault"} else nothing)
     it = Lane(log, Prompt("a", log), b, target, turn=turn)
     gc.collect()
     x = exchange()

@@ -202,7 +202,8 @@ class Runner:
         """A call that no task carries has failed."""
         if isinstance(fault, GatehouseError):
             self._fail(x, fault, streaming=streaming)
-            fault.__traceback__ = None  # it holds the calls of this turn, and the call holds it
+            # What it came through holds the calls of this turn, and the call holds it.
+            fault.__traceback__ = fault.__cause__ = fault.__context__ = None
         else:
             fault = self._fault(x, fault, streaming=streaming)
         self._settle(x)
