@@ -407,6 +407,23 @@ async def test_ended_twice(log: list[str], turn: bool) -> None:
     assert it.nothing_left()
 
 
+@pytest.mark.parametrize("where", ["a stage", "the last stage"])
+async def test_ended_on_its_way_down(log: list[str], turn: bool, where: str) -> None:
+    """Nothing goes out for it any more, and it settles as whoever ended it says."""
+
+    def leave(x: Exchange) -> None:
+        x.end(Outcome.CLIENT)
+
+    target = Target(log, start=leave if where == "the last stage" else nothing)
+    b = Prompt("b", log, leave if where == "a stage" else nothing)
+    it, x = Lane(log, Prompt("a", log), b, target, turn=turn), exchange()
+    (asker,) = it.down(x)
+    await it.turns()
+    assert it.of(x) == [*DOWN[:3], "settle client target", "settle client b", "settle client a", "ended"]
+    assert asker.told == [None]
+    assert it.nothing_left()
+
+
 @pytest.mark.parametrize("outcome", [Outcome.CLIENT, Outcome.DEADLINE])
 @pytest.mark.parametrize("where", ["a stage", "the target", "the watchers"])
 async def test_ended_on_the_way_to_its_task(log: list[str], turn: bool, outcome: Outcome, where: str) -> None:

@@ -190,6 +190,9 @@ class Runner:
             except Exception as fault:
                 failed.append((x, asker, fault))
         for x, asker in started:
+            if x.outcome is not None:
+                asker.stop()  # ended on its way down, when nobody was there to be told
+                continue
             try:
                 self._started(x)
             except Exception as fault:
