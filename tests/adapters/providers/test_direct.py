@@ -20,7 +20,7 @@ from gatehouse.core.ports import Asked
 from gatehouse.core.secrets import Secret
 from gatehouse.testing import anthropic
 from gatehouse.testing.direct_contract import DirectContract, DirectRig, Hearing
-from gatehouse.testing.upstream import FakeUpstream, Seen, Wire, completion, hang_up, http, silence
+from gatehouse.testing.upstream import FakeUpstream, Play, Seen, Wire, completion, hang_up, http, silence
 from tests.adapters.providers.conftest import Authority
 from tests.adapters.providers.trials import Trial, eventually, openai_model
 
@@ -271,11 +271,17 @@ async def test_a_question_that_crossed_the_close_was_never_read(lab: Labs, upstr
         assert it.at_work == 0
 
 
-async def test_a_question_that_was_read_is_not_asked_again(lab: Labs, upstream: FakeUpstream) -> None:
+async def break_down(seen: Seen, wire: Wire) -> None:
+    """Takes the request and breaks the connection."""
+    wire.reset()
+
+
+@pytest.mark.parametrize("how", [hang_up, break_down])
+async def test_a_question_that_was_read_is_not_asked_again(lab: Labs, upstream: FakeUpstream, how: Play) -> None:
     """A server that took the request and closed may have worked on it: that is a failure."""
     it = lab()
     await it.warm()
-    upstream.will(hang_up)
+    upstream.will(how)
     hearing, _ = it.ask()
     event, fault = await hearing.heard()
     assert event is None

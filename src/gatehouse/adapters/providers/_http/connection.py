@@ -223,7 +223,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         reply = self._reply
-        if reply is not None and self._received == 0:
+        if reply is not None and self._received == 0 and not isinstance(exc, ConnectionResetError):
+            # A reset acknowledges nothing, so what was read before it looks as if it had never come. Behind a FIN it is no reset.
             reply.stale = reply.stale or self._certainly_unprocessed()
         if reply is not None and exc is None and self._framed and not self._keep and not self._delimited():
             # HTTP/1.0 manners: the answer ends where the connection does. Whether it is whole its content must show.
