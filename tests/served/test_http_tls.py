@@ -17,7 +17,8 @@ from gatehouse.core.outcome import Outcome
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.wire.http.limits import HttpLimits
 from gatehouse.wire.http.tls import Tls, tls_context
-from tests.wire.http_gate import Client, Gate, call, gate, post, text
+from tests.wire.http_gate import Client, Gate, call, gate, parse_responses, post, text
+from tests.wire.http_lane import lane
 
 
 def write_pair(folder: Path, serial: int) -> tuple[Path, Path]:
@@ -160,3 +161,18 @@ async def test_a_client_that_leaves_under_tls_ends_its_call(tls: Tls) -> None:
         client.abort()
         await asyncio.wait_for(it.stage.any_ended.wait(), 5)
         assert it.stage.ended == [Outcome.CLIENT]
+
+
+async def test_whole_answers_of_a_turn_leave_before_their_connection_closes(tls: Tls) -> None:
+    """Encrypted too: the answer is whole, then the farewell; other answers of the turn are whole as well."""
+    async with lane(tls=tls) as it:
+        it.target.holding = True
+        closing, staying = await connect(it), await connect(it)
+        await closing.send(post(call("x" * 50_000), "Connection: close"))
+        await it.target.hold(1)
+        await staying.send(post(call("stays")))
+        await it.target.hold(2)
+        it.target.release()
+        (response,) = parse_responses(await closing.rest())
+        assert (response.status, len(response.body)) == (200, 50_011)
+        assert (await staying.response()).body == b'{"text":"stays"}'

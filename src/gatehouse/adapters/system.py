@@ -45,36 +45,44 @@ class LoopTurn:
 
     def __init__(self) -> None:
         self._call_soon = asyncio.get_running_loop().call_soon
-        self._due = False
-        """Its end is on its way, or being made."""
         self._first: list[Callable[[], object]] = []
         self._sends: list[tuple[Callable[[bytes], object], bytes]] = []
+        self._due = False
+        """Somebody will come to what is asked for now."""
 
     def before(self, work: Callable[[], object]) -> None:
         """See `Turn`."""
         if not self._due:
-            self._due = True
-            self._call_soon(self.end)
+            self._wake()
         self._first.append(work)
 
     def send(self, write: Callable[[bytes], object], data: bytes) -> None:
         """See `Turn`."""
         if not self._due:
-            self._due = True
-            self._call_soon(self.end)
+            self._wake()
         self._sends.append((write, data))
 
+    def _wake(self) -> None:
+        self._due = True
+        self._call_soon(self.end)
+
     def end(self) -> None:
-        """See `Turn`."""
-        while self._first:
-            first, self._first = self._first, []
-            for work in first:
+        """See `Turn`. What is done here may itself end the turn: then what was still to be done is done there, before anything is sent."""
+        first = self._first
+        self._due = True
+        try:
+            while first:
+                work = first.pop(0)
                 try:
                     work()
                 except Exception:
                     logger.exception("what is to be done before sending failed")
+        finally:
+            if first:
+                self._wake()  # this step of the loop is over for a reason that is none of ours
+            else:
+                self._due = False
         sends, self._sends = self._sends, []
-        self._due = False
         for write, data in sends:
             try:
                 write(data)

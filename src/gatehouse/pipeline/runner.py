@@ -176,7 +176,7 @@ class Runner:
                 self.running.add(x)
                 going.append((x, asker))
             else:
-                asker.ended(None)  # ended before it began
+                _tell(x, asker, None)  # ended before it began
         for depth, (at_once, clear) in enumerate(self._at_once, 1):
             stay: set[Exchange] = set()
             cleared = _NONE if clear is None or len(going) < _SEVERAL else _cleared(clear, [x for x, _ in going])
@@ -201,6 +201,7 @@ class Runner:
     def _go_over(self, calls: list[tuple[Exchange, Asker]]) -> None:
         """The last stage begins, where that needs no waiting."""
         started: list[tuple[Exchange, Asker]] = []
+        failed: list[tuple[Exchange, Asker, Exception]] = []
         for call in calls:
             x, asker = call
             x.entered = self._depth
@@ -213,21 +214,29 @@ class Runner:
                 else:
                     asker.wait()
             except Exception as fault:
-                self._failed(x, asker, fault, streaming=False)
+                failed.append((x, asker, fault))
         for x, asker in started:
+            if x.outcome is not None:
+                asker.stop()  # ended on its way down, when nobody was there to be told
+                continue
             try:
                 self._started(x)
             except Exception as fault:
-                self._failed(x, asker, fault, streaming=False)
+                failed.append((x, asker, fault))
+        while failed:
+            # Last: who is told may end the turn, and by then all that is prepared has to be written down or taken back.
+            self._failed(*failed.pop(0), streaming=False)
 
     def _failed(self, x: Exchange, asker: Asker, fault: Exception, *, streaming: bool) -> None:
         """A call that no task carries has failed."""
         if isinstance(fault, GatehouseError):
             self._fail(x, fault, streaming=streaming)
+            # What it came through holds the calls of this turn, and the call holds it.
+            fault.__traceback__ = fault.__cause__ = fault.__context__ = None
         else:
             fault = self._fault(x, fault, streaming=streaming)
         self._settle(x)
-        asker.ended(fault)
+        _tell(x, asker, fault)
 
     def _came(self, x: Exchange, source: Events | None) -> None:
         """The last stage, begun without waiting, has come to something."""
@@ -272,7 +281,7 @@ class Runner:
         for x, asker in taken:
             running.discard(x)
             x.stop = x.asker = None
-            asker.ended(None)
+            _tell(x, asker, None)
 
     def _watched(self, watch: Watch, clear: "ClearAnswers | None", answered: "list[_Answered]") -> "list[_Answered]":
         cleared = _NONE
@@ -316,7 +325,7 @@ class Runner:
         if x.outcome is Outcome.DEADLINE:
             x.error = error = _too_late()
         self._settle(x)
-        asker.ended(error)
+        _tell(x, asker, error)
 
     async def carry(self, x: Exchange, deliver: Deliver) -> None:
         """Run the call, or the rest of it, to its end; when this returns or raises everything is settled.
@@ -330,9 +339,8 @@ class Runner:
         x.stop = (x.task or _this_task()).cancel
         source, events = x.ready or (None, None)
         try:
-            _still_wanted(x)
-            if source is None or events is None:
-                events = source = await self._admitted(x)
+            if source is None or events is None or x.outcome is not None:
+                events = source = await self._admitted(x)  # raises when it was ended before it was carried on
                 for watch in self._watchers[x.entered]:
                     events = watch(x, events)
             delivering = deliver(x, events)
@@ -365,6 +373,7 @@ class Runner:
 
     async def _admitted(self, x: Exchange) -> Events:
         """What the first stage that answers gives; from the stage on that is entered already, if any."""
+        _still_wanted(x)
         stage = self.stages[x.entered - 1] if x.entered else self._first_to_wait(x)
         while (source := await stage.admit(x)) is None:
             x.marks.append(self._monotonic())
@@ -464,6 +473,14 @@ def _cleared(clear: Callable[[Sequence[_Asks]], Set[Exchange]], calls: Sequence[
     except Exception:
         logger.exception("a stage failed over several calls")
         return _NONE
+
+
+def _tell(x: Exchange, asker: Asker, error: GatehouseError | None) -> None:
+    """How it ended. Who asked may break its promise: the other calls of the turn are not to notice."""
+    try:
+        asker.ended(error)
+    except Exception:
+        logger.exception("call %s: who asked could not be told", x.request_id)
 
 
 def _never(x: Exchange) -> bool:

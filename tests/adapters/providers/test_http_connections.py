@@ -252,6 +252,23 @@ async def test_a_request_that_crossed_the_close_is_sent_again(make: Maker, autho
         assert upstream.requests == 10
 
 
+async def resets(seen: Seen, wire: Wire) -> None:
+    """Takes the request and breaks the connection."""
+    wire.reset()
+
+
+async def test_a_request_that_was_read_before_a_reset_is_not_sent_again(upstream: FakeUpstream, make: Maker) -> None:
+    """A reset says nothing of what was read before it: the request may have been worked on, and is sent once."""
+    for _ in range(10):
+        upstream.will(OK, resets, OK)
+        client = make(upstream.url)
+        await ask(client)
+        asked = upstream.requests
+        with pytest.raises(UpstreamFailed) as caught:
+            await ask(client)
+        assert (caught.value.code, caught.value.sent, upstream.requests) == ("upstream_unreachable", True, asked + 1)
+
+
 async def test_a_request_that_was_read_is_not_sent_again(upstream: FakeUpstream, make: Maker) -> None:
     """When the server had received the whole request before it closed, it may have been processed: the failure is told."""
     upstream.will(OK, hang_up, OK)

@@ -233,6 +233,10 @@ class HttpModel:
             read.append((told, event, fault))
         for told, event, fault in read:
             told(event, fault)
+        # A failure holds this function, which must not hold it or whom it was told: nothing is to wait for the cycle collector.
+        came.clear()
+        read.clear()
+        del told, reply, event, fault
 
     async def ping(self) -> str:
         """ "" when the provider answers and accepts our keys."""

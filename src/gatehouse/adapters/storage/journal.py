@@ -111,13 +111,20 @@ class JournalWriter:
         posted, self._posted = self._posted, []
         try:
             self._write(b"".join([self._framed(record) for record, _ in posted]))
-        except GatehouseError:
-            # One by one, so that as many as possible are kept and each of the others is told.
-            for record, refused in posted:
+        except Exception:
+            self._write_apart(posted)
+
+    def _write_apart(self, posted: list[tuple[Record, Refused]]) -> None:
+        """One by one, so that as many as possible are kept and each of the others is told."""
+        for record, refused in posted:
+            try:
+                self.append(record)
+            except Exception as problem:
+                kind = type(problem).__name__
                 try:
-                    self.append(record)
-                except GatehouseError as error:
-                    refused(record, error)
+                    refused(record, problem if isinstance(problem, GatehouseError) else Internal("A record cannot be kept.", detail=kind))
+                except Exception:
+                    logger.exception("call %s: who posted its record could not be told that it is not kept", record.request_id)
 
     def _write(self, frame: bytes) -> None:
         """Write one frame, or several in one piece: all of it, or nothing."""

@@ -6,9 +6,6 @@ the journal before its bytes go upstream. A target with slots has a turnstile in
 next target, and has cost no attempt. Further attempts come out of a budget (`retry_budget`).
 
 One healthy target is the plain way: it costs a look at a dictionary that is empty.
-
-What a call used is worked out in `counting`: an answer that was cut off is paid for once, and an attempt that failed before it
-answered is not paid for.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -197,7 +194,10 @@ class Dispatch:
         attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", target.deadlines, None, x.attempts + 1)
         run = Run(target.deadlines.total, target, None, model, attempt)
         words = self._shown if target.max_output_tokens is None else self._worded
-        asked = ask(words(x, call, target, attempt), target, attempt, partial(self._told, x, run))
+        try:
+            asked = ask(words(x, call, target, attempt), target, attempt, partial(self._told, x, run))
+        except UpstreamFailed:
+            return False  # it has no words for this; whether another has is for `admit` to find out
         if asked is None:
             return False
         run.asked = asked
@@ -229,15 +229,18 @@ class Dispatch:
         plan = x.plan
         assert plan is not None
         assert run.resume is not None
-        if event is None:
-            run.failure = fault
-            run.resume(x, None)
-            return
-        if plan.fallbacks or plan.ladder is not None:
-            self._begun(x, run, plan)
-        run.begun = True
-        x.first_event = self._monotonic() - x.clock_start
-        run.resume(x, Single(self._counting.whole(x, run, event)))
+        source: Single | None = None
+        try:
+            if event is not None:
+                if plan.fallbacks or plan.ladder is not None:
+                    self._begun(x, run, plan)
+                run.begun = True
+                x.first_event = self._monotonic() - x.clock_start
+                source = Single(self._counting.whole(x, run, event))
+        except Exception as ours:
+            fault = ours  # who tells has others to tell: it is this call's, which goes on from here
+        run.failure = fault
+        run.resume(x, source)
 
     def _refused(self, x: Exchange, run: Run, record: Record, error: GatehouseError) -> None:
         """The attempt cannot be recorded, so it is not made: nothing has left yet."""

@@ -12,7 +12,8 @@ from gatehouse.wire.http import response
 from gatehouse.wire.http.acceptor import Acceptor
 from gatehouse.wire.http.data_plane import DataPlane
 from gatehouse.wire.http.limits import HttpLimits
-from gatehouse.wire.http.protocol import Connection, Shared
+from gatehouse.wire.http.protocol import Connection
+from gatehouse.wire.http.shared import Shared
 from gatehouse.wire.http.tls import Tls
 
 _LAST_WORDS: Final = 5.0

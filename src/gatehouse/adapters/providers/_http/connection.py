@@ -87,6 +87,8 @@ class Connection(asyncio.Protocol):
         self._turn: Turn | None = None
         """The turns of the loop at whose end what came is looked at, while a whole answer is awaited that nobody waits for in a task."""
         self._pending = b""
+        self._leaving = False
+        """The request is promised to the end of this turn: nothing of it has left."""
         # time
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = _NEVER
@@ -128,6 +130,7 @@ class Connection(asyncio.Protocol):
             self._arm(when)
         self._turn = turn
         if turn is not None:
+            self._leaving = True
             turn.send(self._send, head + body)
         elif len(body) < _JOIN_BELOW:
             transport.write(head + body)
@@ -139,6 +142,7 @@ class Connection(asyncio.Protocol):
         """The turn is over; unless whoever asked has left in it, the request goes out."""
         request, transport = self._request, self._transport
         if request is not None and transport is not None:
+            self._leaving = False
             if request.attempt is not None:
                 request.attempt.sent = True
             transport.write(data)
@@ -200,9 +204,11 @@ class Connection(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         reply = self._reply
-        if reply is None:
-            # Nobody asked: the next request would get somebody else's answer.
-            self.abort()
+        if reply is None or self._leaving:
+            # Nobody asked, or not yet: this request, or the next, would get somebody else's answer.
+            if reply is not None:
+                reply.stale = True
+            self._fail("upstream_invalid", "The model's answer is not acceptable.", "bytes before the request")
             return
         self._received += len(data)
         if self._received > MAX_OVERHEAD + MOST_FRAMING * reply.size:
@@ -239,7 +245,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._take_in()
         reply = self._reply
-        if reply is not None and self._received == 0:
+        if reply is not None and self._received == 0 and not isinstance(exc, ConnectionResetError):
+            # A reset acknowledges nothing, so what was read before it looks as if it had never come. Behind a FIN it is no reset.
             reply.stale = reply.stale or self._certainly_unprocessed()
         if reply is not None and exc is None and self._framed and not self._keep and not self._delimited():
             # HTTP/1.0 manners: the answer ends where the connection does. Whether it is whole its content must show.
