@@ -32,9 +32,10 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(
-    given: argparse.Namespace, place: Path, stack: contextlib.ExitStack
-) -> tuple[dict[str, list[rounds.Measure]], list[Gatehouse]]:
+Turns = dict[str, list[rounds.Measure]]
+
+
+def measured(given: argparse.Namespace, place: Path, stack: contextlib.ExitStack) -> tuple[Turns, list[Gatehouse]]:
     """Every subject's turns, and the servers."""
     scenario = next(each for each in rounds.SCENARIOS if each.name == given.scenario)
     if given.concurrency:
