@@ -166,13 +166,13 @@ class Runner:
 
     def _go_down(self, calls: list[tuple[Exchange, Asker]]) -> None:
         """Stage by stage, each for all of them: what a stage needs is then at hand in the processor, which is worth half the time."""
-        monotonic, now = self._monotonic, self._now
-        at = monotonic()
+        monotonic = self._monotonic
+        at, now = monotonic(), self._now()
         going: list[tuple[Exchange, Asker]] = []
         for x, asker in calls:
             if x.outcome is None:
                 x.clock_start = at
-                x.started_at = now()
+                x.started_at = now
                 self.running.add(x)
                 going.append((x, asker))
             else:
@@ -185,7 +185,7 @@ class Runner:
                 marks = x.marks
                 marks.append(at)
                 try:
-                    if x in cleared or at_once(x):
+                    if (cleared is not _NONE and x in cleared) or at_once(x):
                         at = monotonic()
                         marks.append(at)
                         continue
@@ -291,7 +291,7 @@ class Runner:
         going: list[_Answered] = []
         for each in answered:
             x, asker, source, events = each
-            if x in cleared:
+            if cleared is not _NONE and x in cleared:
                 going.append(each)
                 continue
             try:

@@ -7,7 +7,6 @@ the frame goes round among those that are good.
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -144,7 +143,7 @@ class HttpModel:
         self._heads = [_Heads(self._http, key, codec.stream_type) for key in keys or (None,)]
         self._ring = KeyRing(options.name, len(keys)) if len(keys) > 1 else None
         self._plain = self._ring is None and authoriser is None
-        self._replies: list[tuple[Form, Call, str, Told, Reply]] = []
+        self._replies: list[Reply] = []
         self.turn: Turn | None = None
         """The turns of the loop at whose end requests leave; without them nothing can be asked without waiting."""
 
@@ -204,21 +203,25 @@ class HttpModel:
             return None
         body = form.encode(call, target)
         prefix, first_byte = self._prepared(form, call, target, attempt, 0)
-        came = partial(self._came, form, call, attempt.request_id, told)
-        return self._http.ask(prefix, body, attempt, turn, came, first_byte=first_byte)
+        reply = self._http.ask(prefix, body, attempt, turn, self._came, first_byte=first_byte)
+        if reply is not None:
+            reply.context = (form, call, attempt.request_id, told)
+        return reply
 
-    def _came(self, form: Form, call: Call, request_id: str, told: Told, reply: Reply) -> None:
+    def _came(self, reply: Reply) -> None:
         """A reply that was asked for without waiting is whole, or has failed: it is read at the end of this turn, with all others."""
         came = self._replies
         if not came:
             assert self.turn is not None
             self.turn.before(self._read_together)
-        came.append((form, call, request_id, told, reply))
+        came.append(reply)
 
     def _read_together(self) -> None:
         came, self._replies = self._replies, []
         read: list[tuple[Told, Event | None, Exception | None]] = []
-        for form, call, request_id, told, reply in came:
+        for reply in came:
+            form, call, request_id, told = reply.context
+            reply.context = None
             event: Event | None = None
             fault: Exception | None = None
             if reply.failure is not None:

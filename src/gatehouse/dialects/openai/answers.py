@@ -10,10 +10,19 @@ from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects.openai._replies import FINISHES, AnswerReply, ChoiceReply, StrictAnswerReply, given
 from gatehouse.dialects.openai.errors import error_in_answer
 from gatehouse.dialects.openai.requests import tool_call
-from gatehouse.dialects.openai.usage import read_usage, write_usage
+from gatehouse.dialects.openai.usage import UsageReply, buckets, read_usage, write_usage
 
 NAME: Final = "openai"
 _decode_strictly: Final = msgspec.json.Decoder(StrictAnswerReply).decode
+
+
+class _Counted(StrictAnswerReply, gc=False):
+    """As nearly every answer is: with a usage that reads as one."""
+
+    usage: UsageReply | None = None  # type: ignore[assignment]
+
+
+_decode_counted: Final = msgspec.json.Decoder(_Counted).decode
 
 
 def decode_answer(body: bytes, call: Call | None = None) -> Answer:
@@ -24,6 +33,27 @@ def decode_answer(body: bytes, call: Call | None = None) -> Answer:
     Raises:
         UpstreamFailed: not an answer (upstream_invalid), or an error dressed as one.
     """
+    try:
+        counted: _Counted = _decode_counted(body)
+    except (ValueError, RecursionError):
+        return _decode_with_care(body)
+    usage = None if counted.usage is None else buckets(counted.usage)
+    if usage is None or not counted.choices or any((choice.finish_reason or "stop") not in FINISHES for choice in counted.choices):
+        return _decode_with_care(body)
+    return Answer(
+        tuple([_choice(choice) for choice in counted.choices]),
+        counted.id or "",
+        counted.model or "",
+        int(counted.created or 0),
+        usage,
+        counted.system_fingerprint,
+        body,
+        NAME,
+    )
+
+
+def _decode_with_care(body: bytes) -> Answer:
+    """The same for an answer of which not all is as it should be."""
     opaque = False
     try:
         try:

@@ -24,7 +24,9 @@ class _CompletionDetails(Struct, gc=False):
     audio_tokens: _Count | None = None
 
 
-class _Usage(Struct, gc=False):
+class UsageReply(Struct, gc=False):
+    """A usage object."""
+
     prompt_tokens: _Count
     completion_tokens: _Count | None = None
     total_tokens: _Count | None = None
@@ -34,7 +36,7 @@ class _Usage(Struct, gc=False):
     """DeepSeek's name for cached tokens."""
 
 
-_decode: Final = msgspec.json.Decoder(_Usage).decode
+_decode: Final = msgspec.json.Decoder(UsageReply).decode
 _NO_PROMPT_DETAILS: Final = _PromptDetails()
 _NO_COMPLETION_DETAILS: Final = _CompletionDetails()
 
@@ -46,9 +48,14 @@ def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     Reasoning that a target reports beside its completion tokens, or only inside the total, is told by the total.
     """
     try:
-        usage = _decode(raw)
+        usage: UsageReply = _decode(raw)
     except (ValueError, RecursionError):
         return None
+    return buckets(usage)
+
+
+def buckets(usage: UsageReply) -> Usage | None:
+    """The same of a decoded one."""
     prompt = usage.prompt_tokens
     completion = usage.completion_tokens or 0
     into = usage.prompt_tokens_details or _NO_PROMPT_DETAILS

@@ -10,7 +10,7 @@ One healthy target is the plain way: it costs a look at a dictionary that is emp
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -20,11 +20,12 @@ from gatehouse.core.events import Event, Events
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Capability, Deadlines, Plan, Target
-from gatehouse.core.ports import Asked, Clock, Model, Refused, Rng, Tally, Told
+from gatehouse.core.ports import Asked, Clock, Model, Rng, Tally, Told
 from gatehouse.core.records import Record
 from gatehouse.core.single import Single
-from gatehouse.core.usage import Usage, added
+from gatehouse.core.usage import added
 from gatehouse.pipeline.attempt import Attempt, Run, TargetGauges
+from gatehouse.pipeline.attempt_books import Books
 from gatehouse.pipeline.counting import Counting, read_prompt
 from gatehouse.pipeline.deadlines import CallDeadlines
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange, Lost
@@ -54,34 +55,6 @@ ATTEMPTS_HEADER: Final = "x-gatehouse-attempts"
 
 Ask = Callable[[Call, Target, Attempt, Told], Asked | None]
 """What a `core.ports.Direct` model has beside `answer`."""
-
-
-class Books(Protocol):
-    """What Dispatch needs of whoever keeps the journal."""
-
-    def commits_beside(self, x: Exchange) -> bool:
-        """Whether `commit` has something to wait for."""
-
-    async def commit(self, x: Exchange) -> None:
-        """Make the commitment of a large call beside the loop, before `opened` needs it."""
-
-    def opened(self, x: Exchange, target: Target, refused: Refused | None = None) -> None:
-        """Write that an attempt at `target` begins: `x.attempts`, `x.target` and `x.opened` say so too.
-
-        With `refused` it is written at the end of this turn of the loop, before anything is sent, and that is told if it cannot be.
-        """
-
-    def not_opened(self, x: Exchange) -> None:
-        """Take back what `x` says of an attempt whose record was refused."""
-
-    async def durable(self) -> None:
-        """Return when what was written is on disk."""
-
-    def attempt_failed(self, x: Exchange, error: GatehouseError) -> None:
-        """Write that the attempt failed and that another follows."""
-
-    def overtaken(self, x: Exchange, attempt: int, target: Target, usage: Usage, charge: Money) -> None:
-        """Write that attempt number `attempt` was stopped because another began first, and what it used."""
 
 
 class Dispatch:
@@ -323,7 +296,10 @@ class Dispatch:
             self._counting.account(x, run)
         if x.error is not None or run.probe or self._ailing:
             self._judge(x, run)
-        self._release(x, run)
+        if run.ticket is None and run.visit is None and run.target is not None:
+            self._gauges[run.target.id].value -= 1
+        else:
+            self._release(x, run)
 
     # --- asking ----------------------------------------------------------------------------------------------------
 

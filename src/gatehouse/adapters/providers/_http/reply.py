@@ -6,7 +6,7 @@ so that a burst costs one wake-up. What is buffered is bounded: beyond it the co
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -59,6 +59,8 @@ class Reply(msgspec.Struct, eq=False):
     stream_type: bytes = b"text/event-stream"
     told: "Callable[[Reply], None] | None" = None
     """Called once when it is whole or has failed: for a reader that does not wait."""
+    context: Any = None
+    """What that reader needs to know of the question."""
     status: int = 0
     headers: dict[bytes, bytes] = {}
     """Names in lower case; of a repeated header the last one."""
@@ -150,7 +152,7 @@ class Reply(msgspec.Struct, eq=False):
 
     def abandon(self) -> None:
         """Close the connection at once unless the answer has ended; a no-op after `finish`."""
-        self.told = None
+        self.told = self.context = None
         if not self.complete and not self.drained and self.line is not None:
             self.line.abort()
 
