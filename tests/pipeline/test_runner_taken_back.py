@@ -19,7 +19,14 @@ async def test_ended_on_its_way_down_it_is_taken_back_in_its_turn() -> None:
     it = Lane(log, Prompt("a", log), ending, Target(log, start=prepare))
     (left, _) = it.begin(x, y)
     it.end_turn()
-    assert it.of(x) == ["admit a", "admit b", "start target", *[f"settle client {name}" for name in ("target", "b", "a")], "ended", "not sent"]
+    assert it.of(x) == [
+        "admit a",
+        "admit b",
+        "start target",
+        *[f"settle client {name}" for name in ("target", "b", "a")],
+        "ended",
+        "not sent",
+    ]
     assert it.of(y)[-1] == "sent"
     assert left.told == [None]
     assert it.runner.running == {y}

@@ -242,10 +242,11 @@ async def test_closing_the_model_tells_who_waits(lab: Labs, upstream: FakeUpstre
     trial = Trial()
     kept, _ = it.ask(trial)
     await it.model.close()
-    for hearing in (left, kept):
+    for hearing, sent in ((left, True), (kept, False)):
         event, fault = await hearing.heard()
         assert event is None
         assert isinstance(fault, UpstreamFailed)
+        assert fault.sent is sent
     assert not trial.sent
 
 

@@ -368,7 +368,7 @@ class Connection(asyncio.Protocol):
         reply = self._reply
         self.abort()
         if reply is not None:
-            reply.fail(Failure(code, message, f"{self._label}: {detail}", not reply.stale))
+            reply.fail(Failure(code, message, f"{self._label}: {detail}", not (reply.stale or self._leaving)))
 
     def _leave(self) -> None:
         self._request = None
