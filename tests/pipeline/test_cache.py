@@ -117,6 +117,19 @@ async def test_the_second_time_it_is_a_hit() -> None:
     assert house.target.asked == 1
 
 
+async def test_a_hit_whose_caller_left_is_not_held() -> None:
+    """A call that ends between the look into the cache and the handing over of what was found leaves nothing behind."""
+    house = House()
+    x, _ = await house.ask()
+    house.cache.settle(x)
+    left = msgspec.structs.replace(x, request_id="left", outcome=None)
+    assert not house.cache.at_once(left)
+    left.outcome = Outcome.CLIENT
+    house.cache.settle(left)
+    assert not house.cache._hits
+    assert (await house.ask())[0].cache == "hit"
+
+
 async def test_a_hit_lives_as_long_as_the_route_says() -> None:
     """After the route's ttl the target is asked again."""
     house = House()

@@ -202,6 +202,7 @@ class Runner:
         """The last stage begins, where that needs no waiting."""
         started: list[tuple[Exchange, Asker]] = []
         failed: list[tuple[Exchange, Asker, Exception]] = []
+        left: list[Exchange] = []
         for call in calls:
             x, asker = call
             x.entered = self._depth
@@ -217,12 +218,14 @@ class Runner:
                 failed.append((x, asker, fault))
         for x, asker in started:
             if x.outcome is not None:
-                asker.stop()  # ended on its way down, when nobody was there to be told
+                left.append(x)  # ended on its way down, when nobody was there to be told
                 continue
             try:
                 self._started(x)
             except Exception as fault:
                 failed.append((x, asker, fault))
+        for x in left:
+            self.stopped(x)  # now: by the loop's next step, what was prepared for it would be out
         while failed:
             # Last: who is told may end the turn, and by then all that is prepared has to be written down or taken back.
             self._failed(*failed.pop(0), streaming=False)

@@ -242,10 +242,11 @@ async def test_closing_the_model_tells_who_waits(lab: Labs, upstream: FakeUpstre
     trial = Trial()
     kept, _ = it.ask(trial)
     await it.model.close()
-    for hearing in (left, kept):
+    for hearing, sent in ((left, True), (kept, False)):
         event, fault = await hearing.heard()
         assert event is None
         assert isinstance(fault, UpstreamFailed)
+        assert fault.sent is sent
     assert not trial.sent
 
 
@@ -321,6 +322,150 @@ async def test_an_answer_before_the_question_left_is_not_believed(lab: Labs, ups
     assert asked is not None
     assert isinstance((await following.heard())[0], Answer)
     assert upstream.requests == 3
+
+
+# --- pieces of one turn ------------------------------------------------------------------------------------------------
+
+
+def pieces(data: bytes, size: int) -> list[bytes]:
+    """`data`, cut."""
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("size", [3_000_000, 200_000, 65_536])
+async def test_a_large_answer_that_comes_in_one_turn(lab: Labs, upstream: FakeUpstream, size: int) -> None:
+    """However much of an answer is read before the turn ends, it is an answer, and its connection is kept."""
+    it = lab()
+    await it.warm()
+    upstream.will(silence)
+    hearing, asked = it.ask()
+    assert asked is not None
+    it.turn.end()
+    for piece in pieces(completion(text="word " * 400_000), size):
+        asked.line.data_received(piece)  # type: ignore[attr-defined]
+    event, fault = await hearing.heard()
+    assert fault is None
+    assert isinstance(event, Answer)
+    assert event.choices[0].text == "word " * 400_000
+    assert (it.model.pool.open, it.model.pool.idle) == (1, 1)
+
+
+async def test_a_large_answer_over_a_socket(lab: Labs, upstream: FakeUpstream) -> None:
+    """The same, in whatever pieces the machine hands over."""
+    it = lab()
+    await it.warm()
+    upstream.will(*(completion(text="word " * count) for count in (100_000, 400_000, 600_000)))
+    for count in (100_000, 400_000, 600_000):
+        hearing, asked = it.ask()
+        assert asked is not None
+        event, fault = await hearing.heard()
+        assert fault is None
+        assert isinstance(event, Answer)
+        assert event.choices[0].text == "word " * count
+
+
+@pytest.mark.parametrize("framing", [b"x-padding: " + b"x" * 100 + b"\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+async def test_much_framing_that_comes_in_one_turn(lab: Labs, upstream: FakeUpstream, framing: bytes) -> None:
+    """Bounds of what is no content hold for what comes at once, too."""
+    it = lab()
+    await it.warm()
+    upstream.will(silence)
+    hearing, asked = it.ask()
+    assert asked is not None
+    it.turn.end()
+    start = b"HTTP/1.1 200 OK\r\n" if framing.startswith(b"x") else b""
+    for piece in pieces(start + framing * 20_000, 65_536):
+        asked.line.data_received(piece)  # type: ignore[attr-defined]
+    _, fault = await hearing.heard()
+    assert isinstance(fault, UpstreamFailed)
+    assert (fault.code, it.model.pool.open) == ("upstream_invalid", 0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+async def test_two_answers_to_one_question(lab: Labs, upstream: FakeUpstream, size: int) -> None:
+    """What follows an answer in its turn is nobody's: the connection is not used again, and the next question gets its own answer."""
+    it = lab()
+    await it.warm()
+    upstream.will(silence)
+    hearing, asked = it.ask()
+    assert asked is not None
+    it.turn.end()
+    for piece in pieces(completion(text="first") + completion(text="stray"), size):
+        asked.line.data_received(piece)  # type: ignore[attr-defined]
+    await hearing.heard()
+    assert it.model.pool.open == 0
+    upstream.will(completion(text="own"))
+    events = await it.model.answer(CALL, TARGET, Trial())
+    assert [event.choices[0].text async for event in events if isinstance(event, Answer)] == ["own"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_bytes_that_nobody_asked_for_answer_no_later_question_of_their_turn(lab: Labs, upstream: FakeUpstream, stream: bool) -> None:
+    """A kept connection that speaks by itself is not lent any more, not even in the turn in which it spoke."""
+    it = lab()
+    await it.warm()
+    hearing, asked = it.ask()
+    assert asked is not None
+    connection = asked.line  # type: ignore[attr-defined]
+    await hearing.heard()
+    assert it.model.pool.idle == 1
+    connection.data_received(completion(text="stray"))
+    upstream.will(completion(text="own"))
+    events = await it.model.answer(Call(model="assistant", messages=(Message("user", "Hello"),), stream=stream), TARGET, Trial())
+    assert [event.choices[0].text async for event in events if isinstance(event, Answer)] == ["own"]
+
+
+async def test_abandoned_between_its_answer_and_the_reading_of_it(lab: Labs, upstream: FakeUpstream) -> None:
+    """Whoever leaves when his answer has come, in the same turn, keeps nobody else from hearing theirs."""
+    it = lab()
+    await it.warm(3)
+    upstream.will(silence)
+    heard = [it.ask() for _ in range(3)]
+    it.turn.end()
+    for _, asked in heard:
+        assert asked is not None
+        connection = asked.line  # type: ignore[attr-defined]
+        connection.data_received(completion())
+        connection.eof_received()
+    left = heard[1][1]
+    assert left is not None
+    left.abandon()
+    for hearing, _ in (heard[0], heard[2]):
+        assert isinstance((await hearing.heard())[0], Answer)
+    assert heard[1][0].told == []
+
+
+@pytest.mark.parametrize("fault", [None, ConnectionResetError(), BrokenPipeError()])
+async def test_a_break_before_it_left(lab: Labs, upstream: FakeUpstream, fault: Exception | None) -> None:
+    """However a connection ends between the question and the end of its turn: nothing has left, so it may be asked again."""
+    it = lab()
+    await it.warm()
+    trial = Trial()
+    hearing, asked = it.ask(trial)
+    assert asked is not None
+    asked.line.connection_lost(fault)  # type: ignore[attr-defined]
+    it.turn.end()
+    assert await hearing.heard() == (None, None)
+    assert not trial.sent
+
+
+async def test_an_answer_that_ends_with_its_connection(lab: Labs, upstream: FakeUpstream) -> None:
+    """HTTP/1.0 manners: what came in the turn in which the connection ended is all there is, and it is heard."""
+
+    async def by_closing(seen: Seen, wire: Wire) -> None:
+        _, _, body = completion(text="all").partition(b"\r\n\r\n")
+        wire.write(b"HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n" + body)
+        await wire.flush()
+        wire.end()
+
+    it = lab()
+    await it.warm()
+    upstream.will(by_closing)
+    hearing, _ = it.ask()
+    event, fault = await hearing.heard()
+    assert fault is None
+    assert isinstance(event, Answer)
+    assert event.choices[0].text == "all"
 
 
 # --- abandoned ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The cache in memory: the port's contract, and that what it says it uses is what it uses."""
 
+import pytest
+
 from gatehouse.adapters.state.memory_cache import MemoryCache
 from gatehouse.core.calls import ToolCall
 from gatehouse.core.events import Answer, Choice
@@ -36,6 +38,16 @@ def test_everything_an_answer_may_have_comes_back() -> None:
     )
     cache.put(b"rich", rich, 60)
     assert cache.get(b"rich") == rich
+
+
+@pytest.mark.parametrize("odd", [2**64, -(2**64), {"bytes": [2**70]}, "\ud800"])
+def test_an_answer_that_cannot_be_encoded_is_not_kept(odd: object) -> None:
+    """Log-probabilities are whatever a target wrote; what has no binary form is left out, and so is what it would replace."""
+    cache = MemoryCache(FakeClock())
+    cache.put(b"key", answer_of("before"), 60)
+    cache.put(b"key", Answer((Choice(text="after", logprobs=odd),)), 60)
+    assert cache.get(b"key") is None
+    assert (cache.size, len(cache)) == (0, 0)
 
 
 def test_size_counts_every_byte_and_falls_again() -> None:

@@ -219,6 +219,9 @@ class HttpModel:
     def _read_together(self) -> None:
         came, self._replies = self._replies, []
         read: list[tuple[Told, Event | None, Exception | None]] = []
+        came = [reply for reply in came if reply.context is not None]  # without those that were abandoned after they came
+        if not came:
+            return
         for reply in came:
             form, call, request_id, told = reply.context
             reply.context = None

@@ -66,7 +66,10 @@ class MemoryCache:
         entries = self._entries
         if key in entries:
             self._drop(key)
-        encoded = self._encode(answer)
+        try:
+            encoded = self._encode(answer)
+        except (OverflowError, ValueError, RecursionError):
+            return  # a target may write numbers that have no binary form, and text that has none
         size = len(encoded) + _OVERHEAD
         if size > self._largest or ttl <= 0:
             return

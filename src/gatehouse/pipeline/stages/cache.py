@@ -100,6 +100,8 @@ class Cache:
 
     def settle(self, x: Exchange) -> None:
         """Keep what was collected, if the call completed."""
+        if self._hits:
+            self._hits.pop(x, None)  # found, and ended before it was handed over
         miss = self._misses.pop(x, None)
         if miss is None or miss.answer is None or x.outcome is not Outcome.COMPLETED or x.cache != "miss":
             return

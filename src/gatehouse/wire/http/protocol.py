@@ -478,6 +478,10 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
+        if self._pending:
+            self._take_in()
+            if self.deadline > self._shared.now:
+                return  # what was waited for had come
         self.deadline = NEVER
         phase = self._phase
         if self._paused or phase == _CLOSING:
@@ -514,6 +518,7 @@ class Connection(asyncio.Protocol):
 
     def close_idle(self) -> None:
         """Close unless a request is being served or received."""
+        self._take_in()
         if self._phase == _HEAD and not self._input:
             self._close(linger=False)
 

@@ -188,8 +188,8 @@ class Connection(asyncio.Protocol):
         self._acked_before = self._acked()
 
     def data_received(self, data: bytes) -> None:
-        if self._turn is None:
-            self._read(data)
+        if self._turn is None or self._reply is None:
+            self._read(data)  # what nobody asked for must be seen before anybody asks
         elif self._pending:
             self._pending += data
         else:
@@ -200,7 +200,12 @@ class Connection(asyncio.Protocol):
         data = self._pending
         if data:
             self._pending = b""
-            self._read(data)
+            if len(data) <= HIGH_WATER:
+                self._read(data)
+                return
+            # Several reads: what is bounded is bounded for each.
+            for at in range(0, len(data), HIGH_WATER):
+                self._read(data[at : at + HIGH_WATER])
 
     def _read(self, data: bytes) -> None:
         reply = self._reply
@@ -245,7 +250,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._take_in()
         reply = self._reply
-        if reply is not None and self._received == 0 and not isinstance(exc, ConnectionResetError):
+        if reply is not None and self._leaving:
+            reply.stale = True
+        elif reply is not None and self._received == 0 and not isinstance(exc, ConnectionResetError):
             # A reset acknowledges nothing, so what was read before it looks as if it had never come. Behind a FIN it is no reset.
             reply.stale = reply.stale or self._certainly_unprocessed()
         if reply is not None and exc is None and self._framed and not self._keep and not self._delimited():
@@ -361,7 +368,7 @@ class Connection(asyncio.Protocol):
         reply = self._reply
         self.abort()
         if reply is not None:
-            reply.fail(Failure(code, message, f"{self._label}: {detail}", not reply.stale))
+            reply.fail(Failure(code, message, f"{self._label}: {detail}", not (reply.stale or self._leaving)))
 
     def _leave(self) -> None:
         self._request = None
