@@ -109,7 +109,8 @@ class KeyChecker:
         padded = pepper.ljust(_BLOCK, b"\0")
         self._inner = sha256(bytes(byte ^ 0x36 for byte in padded))
         self._outer = sha256(bytes(byte ^ 0x5C for byte in padded))
-        self._nobody = self.digest(b"nobody's key")
+        # What no key has: it is made otherwise than digests are.
+        self._nobody = sha256(b"nobody" + pepper).digest()
         self._bootstrap = bootstrap_digest or self._nobody
         self.bootstrap = bootstrap or bootstrap_principal()
 

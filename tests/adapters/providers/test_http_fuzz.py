@@ -149,6 +149,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 @given(spoilt(), st.lists(st.integers(0, 5000), max_size=8), st.booleans())
 @settings(max_examples=600, deadline=None)
 @example(http(b"fine") + b"H", [46], False)
+@example(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\nth: 1\r\n\r\na", [4138], False)
 @example(b"", [], False)
 def test_any_answer_in_any_pieces(data: bytes, places: list[int], streams: bool) -> None:
     """Whole or cut anywhere: the same verdict, and for an answer the same status, body and fate of the connection, save one case:

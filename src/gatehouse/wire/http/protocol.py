@@ -185,6 +185,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         if self._phase == _FULL:
             self.deadline = NEVER
+        elif self._phase == _HEAD:
+            self.deadline = self._shared.due(self._limits.keep_alive_seconds)
         self._resume_producer()
         if self._phase == _HEAD and self._input:
             self.loop.call_soon(self._advance)

@@ -133,13 +133,13 @@ class HttpClient:
 
         A reply that failed and is `stale` was never read, and may be asked again. None, with nothing done, when no connection is free.
         """
-        pool = self.pool
-        connection = pool.at_hand()
+        head = _head(prefix, b"", attempt, len(body))  # first: what it refuses must not take a connection along
+        connection = self.pool.at_hand()
         if connection is None:
             return None
         options = self._options
         reply = Reply(False, options.max_answer, options.stream_type, told)
-        connection.begin(reply, Request(_head(prefix, b"", attempt, len(body)), body, first_byte, attempt.deadlines, attempt), turn)
+        connection.begin(reply, Request(head, body, first_byte, attempt.deadlines, attempt), turn)
         return reply
 
     async def close(self) -> None:

@@ -229,7 +229,9 @@ class Connection(asyncio.Protocol):
             self._fail("upstream_invalid", "The model's answer is not acceptable.", text)
         except httptools.HttpParserError as fault:
             self._fail(
-                "upstream_broken" if self._framed else "upstream_invalid", "The model's answer is not valid HTTP.", f"framing: {fault}"
+                "upstream_broken" if self._framed and not self._ended else "upstream_invalid",
+                "The model's answer is not valid HTTP.",
+                f"framing: {fault}",
             )
         else:
             if self._ended:
