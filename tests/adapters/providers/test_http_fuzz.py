@@ -159,7 +159,8 @@ def test_any_answer_in_any_pieces(data: bytes, places: list[int], streams: bool)
     if whole != pieces:
         assert whole[0] == "upstream_invalid"
         assert isinstance(pieces[0], int)
-        assert pieces[-1] == 1
+        # A connection that the answer ends is not idle, but gone.
+        assert pieces[-1] == 1 or b"connection: close" in data.lower() or data.startswith(b"HTTP/1.0")
 
 
 def test_byte_by_byte() -> None:
