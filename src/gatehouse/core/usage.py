@@ -42,15 +42,6 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
         return into + self.output + self.reasoning + self.audio_output
 
     @property
-    def sound_total(self) -> int:
-        """The provider's total, or -1 when a bucket is below zero: `total` and `has_negative` in one call."""
-        into, cached, cache_write, out = self.input, self.cached_input, self.cache_write, self.output
-        reasoning, audio_in, audio_out = self.reasoning, self.audio_input, self.audio_output
-        if into | cached | cache_write | out | reasoning | audio_in | audio_out < 0:
-            return -1
-        return into + cached + cache_write + out + reasoning + audio_in + audio_out
-
-    @property
     def has_negative(self) -> bool:
         """Whether a bucket is below zero, which no honest count is."""
         # One of several integers is negative exactly when all of them or-ed together are.

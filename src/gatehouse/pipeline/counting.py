@@ -67,18 +67,7 @@ class Counting:
             if size:
                 run.pieces += 1
                 run.characters += size
-        usage = event.usage
-        if usage is not None:
-            total = usage.sound_total
-            if 0 < total <= MOST_TOKENS:
-                # What nearly every target says: no part of it can be absurd.
-                run.usage = usage
-                run.pieces = run.characters = 0
-                self._charge(x, run, usage)
-                if not run.counted and run.target is not None:
-                    run.counted = True
-                    self._compare(x, run.target, total)
-                return event
+        if event.usage is not None:
             event = self._believe(x, run, event)
         # The last event of its stream: what it cost is known before it is written out.
         self.account(x, run)
@@ -123,7 +112,7 @@ class Counting:
         elif x.outcome in {Outcome.CLIENT, Outcome.REVOKED} and run.attempt is not None and run.attempt.sent:
             # The caller left while the target was reading the prompt: that much was asked for and done.
             self._estimate(x, run)
-        self._compare(x, run.target, x.usage.total)
+        self._compare(x, run.target)
 
     def _estimate(self, x: Exchange, run: Run) -> None:
         call = x.call
@@ -137,10 +126,8 @@ class Counting:
         self._charge(x, run, msgspec.structs.replace(usage, output=usage.output + output))
         x.flag("estimated_usage")
 
-    def _compare(self, x: Exchange, target: Target, tokens: int) -> None:
-        charge = x.charge
-        if x.lost is not None:
-            tokens = x.usage.total
+    def _compare(self, x: Exchange, target: Target) -> None:
+        charge, tokens = x.charge, x.usage.total
         for hold in x.holds:
             dimension = hold.meter.dimension
             used = charge if dimension is _MONEY else tokens if dimension is _TOKENS else 0

@@ -51,21 +51,6 @@ def plain(call: Call) -> tuple[list[str], frozenset[str]]:
     return texts, _NOTHING_UNREAD
 
 
-def words(call: Call) -> list[str] | None:
-    """What the messages of `call` say, when that is all there is to read of it: then it has no seams either. None for every other call."""
-    if call.tools or call.tool_choice is not None or call.response_format is not None or call.stop or call.user:
-        return None
-    if call.metadata or call.extra or call.inputs or call.suffix:
-        return None
-    said: list[str] = []
-    for message in call.messages:
-        content = message.content
-        if type(content) is not str or message.tool_calls or message.name or message.tool_call_id or message.refusal:
-            return None
-        said.append(content)
-    return said
-
-
 def seams(call: Call) -> list[Located]:
     """What only shows when put together or read as its reader will: the text parts of a message joined, as most models get
     them, and the strings of tool arguments that were written with escapes."""

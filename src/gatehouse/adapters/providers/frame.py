@@ -328,8 +328,7 @@ class HttpModel:
         if status != 200:
             raise self._invalid(f"status {status}")
         kind = reply.headers.get(b"content-type", _JSON)
-        chunks = reply.chunks
-        body = chunks[0] if len(chunks) == 1 else reply.take()
+        body = reply.take()
         if not body:
             raise self._invalid("an empty answer")
         if kind != _JSON and not (kind := kind.partition(b";")[0].strip().lower()).endswith(b"+json") and kind != _JSON:

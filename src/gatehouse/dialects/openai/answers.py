@@ -1,11 +1,13 @@
 """Whole answers, both ways. The bytes of an answer pass as they came; it is written anew only when a stage changed it."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from gatehouse.core.calls import Call
 from gatehouse.core.events import Answer, Choice
+from gatehouse.core.usage import Usage
 from gatehouse.dialects._failures import not_understood
 from gatehouse.dialects.openai._replies import FINISHES, AnswerReply, ChoiceReply, StrictAnswerReply, given
 from gatehouse.dialects.openai.errors import error_in_answer
@@ -40,16 +42,7 @@ def decode_answer(body: bytes, call: Call | None = None) -> Answer:
     usage = None if counted.usage is None else buckets(counted.usage)
     if usage is None or not counted.choices or any((choice.finish_reason or "stop") not in FINISHES for choice in counted.choices):
         return _decode_with_care(body)
-    return Answer(
-        tuple([_choice(choice) for choice in counted.choices]),
-        counted.id or "",
-        counted.model or "",
-        int(counted.created or 0),
-        usage,
-        counted.system_fingerprint,
-        body,
-        NAME,
-    )
+    return _answer(counted, counted.choices, usage, body)
 
 
 def _decode_with_care(body: bytes) -> Answer:
@@ -74,8 +67,12 @@ def _decode_with_care(body: bytes) -> Answer:
         usage = read_usage(reply.usage)
         if usage is None:
             body = without_usage(body)
+    return _answer(reply, reply.choices, usage, body, opaque=opaque)
+
+
+def _answer(reply: AnswerReply, choices: Sequence[ChoiceReply], usage: Usage | None, body: bytes, *, opaque: bool = False) -> Answer:
     return Answer(
-        tuple([_choice(choice) for choice in reply.choices]),
+        tuple([_choice(choice) for choice in choices]),
         reply.id or "",
         reply.model or "",
         int(reply.created or 0),

@@ -93,7 +93,7 @@ class Cache:
         if miss is None:
             return events
         if type(events) is Single and type(answer := events.event) is Answer:
-            if (_length(answer) if answer.vectors else len(answer.raw)) <= self._longest:
+            if _length(answer) <= self._longest:
                 miss.answer = answer
             return events
         return Watching(events, self._collected(miss, events))

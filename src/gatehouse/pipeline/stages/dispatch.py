@@ -125,21 +125,21 @@ class Dispatch:
                 return self._instead(x, plan, self.health.nobody(self._askable(plan), RETRY_AFTER))
         if self._retrying:
             self._budget.called(plan.model)
-        run: Run | None
         run = self._runs[x] = Run(target.deadlines.total, target)
         self._deadlines.start(x, run.seconds)
         try:
             events = await (self.ask(x, run, call, plan, target) if tried is None else self._any(x, run, plan, tried))
         except UpstreamFailed as error:
             events = await self._otherwise(x, plan, tried or {target.id}, error)
-        if tried is not None or x.attempts != 1 or plan.fallbacks or plan.ladder is not None:
-            run = self._runs.get(x)
-            if run is None:
-                return events
-            self._begun(x, run, plan)
-        return await self._counted(x, run, events)
+        return await self._counted(x, plan, events, chosen=tried is not None)
 
-    async def _counted(self, x: Exchange, run: Run, events: Events) -> Events:
+    async def _counted(self, x: Exchange, plan: Plan, events: Events, *, chosen: bool = False) -> Events:
+        """What is handed on of an answer that has begun; `chosen` from among several targets, or because others were out."""
+        run = self._runs.get(x)
+        if run is None:
+            return events  # a rung below the last target answers
+        if chosen or x.attempts != 1 or plan.fallbacks or plan.ladder is not None:
+            self._begun(x, run, plan)
         run.begun = True
         if run.ticket is not None:
             run.ticket.began()
@@ -236,12 +236,7 @@ class Dispatch:
             events = await self._ask(x, run, call, target)
         except UpstreamFailed as error:
             events = await self._otherwise(x, plan, {target.id}, error)
-        following = self._runs.get(x)
-        if following is None:
-            return events
-        if x.attempts != 1 or plan.fallbacks or plan.ladder is not None:
-            self._begun(x, following, plan)
-        return await self._counted(x, following, events)
+        return await self._counted(x, plan, events)
 
     async def _otherwise(self, x: Exchange, plan: Plan, tried: set[str], error: UpstreamFailed) -> Events:
         """An attempt failed: the events of the target that begins to answer well after all, or of a lower rung, and then nobody runs."""
@@ -296,10 +291,7 @@ class Dispatch:
             self._counting.account(x, run)
         if x.error is not None or run.probe or self._ailing:
             self._judge(x, run)
-        if run.ticket is None and run.visit is None and run.target is not None:
-            self._gauges[run.target.id].value -= 1
-        else:
-            self._release(x, run)
+        self._release(x, run)
 
     # --- asking ----------------------------------------------------------------------------------------------------
 

@@ -156,13 +156,9 @@ class Guard:
         assert call is not None
         assert plan is not None
         policy = plan.guard
-        contents = texts.words(call)
-        if contents is None:
-            contents, unread = texts.plain(call)
-            if unread:
-                return None
+        contents, unread = texts.plain(call)
         joined = "\n".join(contents)
-        if len(joined) > _PIECE or len(joined) > policy.max_text_bytes or not joined.isascii():
+        if unread or len(joined) > _PIECE or len(joined) > policy.max_text_bytes or not joined.isascii():
             return None
         return joined if policy.input != "off" else ""
 
@@ -170,7 +166,7 @@ class Guard:
         """Whether a call has texts that show only when they are put together."""
         call = x.call
         assert call is not None
-        return (len(call.messages) > 1 and bool(cuts(call, self._scanner))) or (texts.words(call) is None and bool(texts.seams(call)))
+        return bool(texts.seams(call) or (len(call.messages) > 1 and cuts(call, self._scanner)))
 
     def watch(self, x: Exchange, events: Events) -> Events:
         """Screen what comes out, unless the policy does not look."""
@@ -347,12 +343,7 @@ class Guard:
     @staticmethod
     def _brief(answer: Answer) -> str | None:
         """Every text of a short answer, its margins too; None for a long one, or one whose margins cannot stand."""
-        choices = answer.choices
-        if len(choices) == 1 and not ((only := choices[0]).reasoning or only.refusal or only.tools or only.logprobs):
-            said = only.text or ""
-        else:
-            said = plain_answer(answer)
-        joined = f"{said}\n{answer.id}\n{answer.model}\n{answer.fingerprint or ''}"  # as `written`
+        joined = f"{plain_answer(answer)}\n{written(answer)}"
         return joined if len(joined) <= _PIECE and fit(answer) else None
 
     def _last(self, x: Exchange, screen: Screen, action: Action) -> list[Chunk]:

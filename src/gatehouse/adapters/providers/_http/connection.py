@@ -318,15 +318,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body, freed of its framing."""
         reply = self._reply
-        if reply is None:
-            raise _Violation("larger than any answer may be")
-        if reply.begun and not reply.drained and not reply.streaming:
-            # A whole answer, to be read when it is complete: nearly every one.
-            reply.size += len(body)
-            reply.chunks.append(body)
-            if reply.size > reply.limit:
-                raise _Violation("larger than any answer may be")
-        elif not reply.add(body):
+        if reply is None or not reply.add(body):
             raise _Violation("larger than any answer may be")
 
     def on_message_complete(self) -> None:
@@ -358,13 +350,7 @@ class Connection(asyncio.Protocol):
         else:
             self._owner.free(self)
         # Last: whoever is told may ask again at once.
-        told = reply.told
-        if told is None:
-            reply.end()
-        else:
-            reply.told = reply.line = None
-            reply.complete = True
-            told(reply)
+        reply.end()
 
     def _fail(self, code: str, message: str, detail: str) -> None:
         reply = self._reply
