@@ -327,6 +327,17 @@ async def test_an_answer_before_the_question_left_is_not_believed(lab: Labs, ups
 # --- pieces of one turn ------------------------------------------------------------------------------------------------
 
 
+async def awaited(lab: Labs, upstream: FakeUpstream) -> "tuple[Lab, Hearing, Asked]":
+    """A question that has left on a kept connection, and that nothing answers by itself."""
+    it = lab()
+    await it.warm()
+    upstream.will(silence)
+    hearing, asked = it.ask()
+    assert asked is not None
+    it.turn.end()
+    return it, hearing, asked
+
+
 def pieces(data: bytes, size: int) -> list[bytes]:
     """`data`, cut."""
     return [data[at : at + size] for at in range(0, len(data), size)]
@@ -335,12 +346,7 @@ def pieces(data: bytes, size: int) -> list[bytes]:
 @pytest.mark.parametrize("size", [3_000_000, 200_000, 65_536])
 async def test_a_large_answer_that_comes_in_one_turn(lab: Labs, upstream: FakeUpstream, size: int) -> None:
     """However much of an answer is read before the turn ends, it is an answer, and its connection is kept."""
-    it = lab()
-    await it.warm()
-    upstream.will(silence)
-    hearing, asked = it.ask()
-    assert asked is not None
-    it.turn.end()
+    it, hearing, asked = await awaited(lab, upstream)
     for piece in pieces(completion(text="word " * 400_000), size):
         asked.line.data_received(piece)  # type: ignore[attr-defined]
     event, fault = await hearing.heard()
@@ -367,12 +373,7 @@ async def test_a_large_answer_over_a_socket(lab: Labs, upstream: FakeUpstream) -
 @pytest.mark.parametrize("framing", [b"x-padding: " + b"x" * 100 + b"\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
 async def test_much_framing_that_comes_in_one_turn(lab: Labs, upstream: FakeUpstream, framing: bytes) -> None:
     """Bounds of what is no content hold for what comes at once, too."""
-    it = lab()
-    await it.warm()
-    upstream.will(silence)
-    hearing, asked = it.ask()
-    assert asked is not None
-    it.turn.end()
+    it, hearing, asked = await awaited(lab, upstream)
     start = b"HTTP/1.1 200 OK\r\n" if framing.startswith(b"x") else b""
     for piece in pieces(start + framing * 20_000, 65_536):
         asked.line.data_received(piece)  # type: ignore[attr-defined]
@@ -384,12 +385,7 @@ async def test_much_framing_that_comes_in_one_turn(lab: Labs, upstream: FakeUpst
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 async def test_two_answers_to_one_question(lab: Labs, upstream: FakeUpstream, size: int) -> None:
     """What follows an answer in its turn is nobody's: the connection is not used again, and the next question gets its own answer."""
-    it = lab()
-    await it.warm()
-    upstream.will(silence)
-    hearing, asked = it.ask()
-    assert asked is not None
-    it.turn.end()
+    it, hearing, asked = await awaited(lab, upstream)
     for piece in pieces(completion(text="first") + completion(text="stray"), size):
         asked.line.data_received(piece)  # type: ignore[attr-defined]
     await hearing.heard()
