@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from gatehouse.core.events import Events
+from gatehouse.core.events import Answer, Events
 from gatehouse.core.plans import Deadlines, Target
 from gatehouse.core.ports import Asked, Model, Number, Tally
 from gatehouse.core.usage import Usage
@@ -63,7 +63,7 @@ class Run(msgspec.Struct, eq=False):
     """Of the attempt; 0 before it is in the journal."""
     asked: Asked | None = None
     """What was asked of the model without waiting, and then:"""
-    resume: Callable[[Exchange, Events | None], object] | None = None
+    resume: Callable[[Exchange, Answer | Events | None], object] | None = None
     """who is told that there are events, or that there is something to wait for;"""
     failure: Exception | None = None
     """why there is no answer. None then says that the model was never reached."""

@@ -13,7 +13,7 @@ Promises, each a row of the truth table in `tests/pipeline/test_runner.py`:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence, Set
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from gatehouse.core.errors import Blocked, GatehouseError, Internal, Unavailable, UpstreamFailed
@@ -27,15 +27,11 @@ __all__ = ["Asker", "Deliver", "Prompt", "Runner", "Stage", "Starter", "Watcher"
 
 logger = logging.getLogger("gatehouse.pipeline")
 
-_NONE: Final[Set[Exchange]] = frozenset()
-_SEVERAL: Final = 2
-"""Calls from which on it is worth looking at all of them together."""
-
 Watch = Callable[[Exchange, Events], Events]
 """What a `Watcher` has beside a stage's functions."""
+Answered = tuple[Exchange, Answer]
+"""A call and its whole answer."""
 _Asks = TypeVar("_Asks")
-_Answered = tuple[Exchange, Asker, Events, Events]
-"""A call, who asked, what the last stage answered, and what the watchers so far made of that."""
 Deliver = Callable[[Exchange, Events], Awaitable[None] | None]
 """Takes the events to whoever asked. When it has returned, and what it returned is over, all but the closing bytes are out."""
 
@@ -70,8 +66,8 @@ class Prompt(Stage, Protocol):
         """Do all that `admit` does, raising what it raises, and return True; or return False, and `admit` goes on from there."""
 
 
-Resume = Callable[[Exchange, Events | None], None]
-"""The last stage has the events, or None: then its `admit` is to be awaited, and goes on from there."""
+Resume = Callable[[Exchange, Answer | Events | None], None]
+"""The last stage has the whole answer, or events, or None: then its `admit` is to be awaited, and goes on from there."""
 
 
 class Starter(Stage, Protocol):
@@ -92,21 +88,19 @@ class Starter(Stage, Protocol):
         """
 
 
-Clear = Callable[[Sequence[Exchange]], Set[Exchange]]
-ClearAnswers = Callable[[Sequence[tuple[Exchange, Answer]]], Set[Exchange]]
+Clear = Callable[[Sequence[Exchange]], Sequence[Exchange]]
+ClearAnswers = Callable[[Sequence[Answered]], Sequence[Answered]]
 
 
 class Many(Prompt, Protocol):
-    """A stage that can look at many calls at once for less than at each: those that it clears are asked nothing more.
+    """A stage that lets many calls pass at once for less than one after the other. It does not raise: what it cannot let pass, or is
+    not sure of, it leaves as it was and gives back, and that is asked for by itself."""
 
-    Neither function raises, and what it does not clear is asked for by itself.
-    """
+    def clear(self, calls: Sequence[Exchange]) -> Sequence[Exchange]:
+        """Do for each of `calls` what `at_once` does where that returns True; the others."""
 
-    def clear(self, calls: Sequence[Exchange]) -> Set[Exchange]:
-        """Those of `calls` that `at_once` would let pass."""
-
-    def clear_answers(self, answers: Sequence[tuple[Exchange, Answer]]) -> Set[Exchange]:
-        """The calls whose whole answer `watch` would let pass unchanged."""
+    def clear_answers(self, answers: Sequence[Answered]) -> Sequence[Answered]:
+        """Do for each of `answers` what `watch` does where that lets it pass unchanged; the others."""
 
 
 class Watcher(Stage, Protocol):
@@ -125,8 +119,8 @@ class Runner:
     def __init__(self, stages: tuple[Stage, ...], clock: Clock, turn: Turn | None = None) -> None:
         self.stages = stages
         self._turn = turn
-        self._begun: list[tuple[Exchange, Asker]] = []
-        self._back: list[tuple[Exchange, Events | None]] = []
+        self._begun: list[Exchange] = []
+        self._back: list[tuple[Exchange, Answer | Events | None]] = []
         self._monotonic = clock.monotonic
         self._now = clock.now
         self._steps: tuple[tuple[Callable[[Exchange], bool] | None, Stage], ...]
@@ -151,86 +145,94 @@ class Runner:
 
         That happens at the end of this turn of the loop, with all calls that began in it.
         """
+        x.asker = asker
         turn = self._turn
         if turn is None:
-            self._go_down([(x, asker)])
+            self._go_down([x])
             return
         begun = self._begun
         if not begun:
             turn.before(self._go_down_together)
-        begun.append((x, asker))
+        begun.append(x)
 
     def _go_down_together(self) -> None:
         begun, self._begun = self._begun, []
         self._go_down(begun)
 
-    def _go_down(self, calls: list[tuple[Exchange, Asker]]) -> None:
+    def _go_down(self, calls: list[Exchange]) -> None:
         """Stage by stage, each for all of them: what a stage needs is then at hand in the processor, which is worth half the time."""
         monotonic = self._monotonic
         at, now = monotonic(), self._now()
-        going: list[tuple[Exchange, Asker]] = []
-        for x, asker in calls:
+        going: list[Exchange] = []
+        for x in calls:
             if x.outcome is None:
                 x.clock_start = at
                 x.started_at = now
-                self.running.add(x)
-                going.append((x, asker))
+                going.append(x)
             else:
-                _tell(x, asker, None)  # ended before it began
+                _tell(x, None)  # ended before it began
+        self.running.update(going)
+        marks: list[float] = []
         for depth, (at_once, clear) in enumerate(self._at_once, 1):
-            stay: set[Exchange] = set()
-            cleared = _NONE if clear is None or len(going) < _SEVERAL else _cleared(clear, [x for x, _ in going])
-            for x, asker in going:
-                x.entered = depth
-                marks = x.marks
-                marks.append(at)
+            marks.append(at)
+            staying: set[Exchange] = set()
+            for x in going if clear is None else _left_of(clear, going):
                 try:
-                    if (cleared is not _NONE and x in cleared) or at_once(x):
-                        at = monotonic()
-                        marks.append(at)
+                    if at_once(x):
                         continue
-                    asker.wait()
+                    _stands(x, depth, marks)
+                    self._hand_over(x)
                 except Exception as fault:
-                    self._failed(x, asker, fault, streaming=False)
-                stay.add(x)
-                at = monotonic()
-            if stay:
-                going = [call for call in going if call[0] not in stay]
-        self._go_over(going)
+                    _stands(x, depth, marks)
+                    self._failed(x, fault, streaming=False)
+                staying.add(x)
+            if staying:
+                going = [x for x in going if x not in staying]
+            at = monotonic()
+            marks.append(at)
+        marks.append(at)
+        self._go_over(going, marks)
 
-    def _go_over(self, calls: list[tuple[Exchange, Asker]]) -> None:
+    def _go_over(self, calls: list[Exchange], marks: list[float]) -> None:
         """The last stage begins, where that needs no waiting."""
-        started: list[tuple[Exchange, Asker]] = []
-        failed: list[tuple[Exchange, Asker, Exception]] = []
-        left: list[Exchange] = []
-        for call in calls:
-            x, asker = call
-            x.entered = self._depth
-            x.marks.append(self._monotonic())
+        start, began, came, depth = self._start, self._started, self._came, self._depth
+        started: list[Exchange] = []
+        waiting: list[Exchange] = []
+        failed: list[tuple[Exchange, Exception]] = []
+        for x in calls:
+            _stands(x, depth, marks)
             try:
-                if self._start(x, self._came):
-                    x.asker = asker
-                    x.stop = asker.stop
-                    started.append(call)
-                else:
-                    asker.wait()
+                (started if start(x, came) else waiting).append(x)
             except Exception as fault:
-                failed.append((x, asker, fault))
-        for x, asker in started:
+                failed.append((x, fault))
+        ended: list[Exchange] = []
+        for x in started:
             if x.outcome is not None:
-                left.append(x)  # ended on its way down, when nobody was there to be told
+                ended.append(x)  # on its way down, when nobody was there to be told
                 continue
+            assert x.asker is not None
+            x.stop = x.asker.stop
             try:
-                self._started(x)
+                began(x)
             except Exception as fault:
-                failed.append((x, asker, fault))
-        for x in left:
+                failed.append((x, fault))
+        for x in ended:
             self.stopped(x)  # now: by the loop's next step, what was prepared for it would be out
+        for x in waiting:
+            self._hand_over(x)
         while failed:
             # Last: who is told may end the turn, and by then all that is prepared has to be written down or taken back.
             self._failed(*failed.pop(0), streaming=False)
 
-    def _failed(self, x: Exchange, asker: Asker, fault: Exception, *, streaming: bool) -> None:
+    @staticmethod
+    def _hand_over(x: Exchange) -> None:
+        """From here on a task carries the call."""
+        asker = x.asker
+        assert asker is not None
+        asker.wait()
+        x.asker = x.stop = None
+
+    def _failed(self, x: Exchange, fault: Exception, *, streaming: bool) -> None:
         """A call that no task carries has failed."""
         if isinstance(fault, GatehouseError):
             self._fail(x, fault, streaming=streaming)
@@ -239,9 +241,9 @@ class Runner:
         else:
             fault = self._fault(x, fault, streaming=streaming)
         self._settle(x)
-        _tell(x, asker, fault)
+        _tell(x, fault)
 
-    def _came(self, x: Exchange, source: Events | None) -> None:
+    def _came(self, x: Exchange, source: Answer | Events | None) -> None:
         """The last stage, begun without waiting, has come to something."""
         turn = self._turn
         if turn is None:
@@ -256,79 +258,85 @@ class Runner:
         back, self._back = self._back, []
         self._come_back(back)
 
-    def _come_back(self, calls: list[tuple[Exchange, Events | None]]) -> None:
+    def _come_back(self, calls: list[tuple[Exchange, Answer | Events | None]]) -> None:
         """Watch, take and settle, each for all of them, as in `_go_down`."""
         at = self._monotonic()
-        going: list[_Answered] = []
+        whole: list[Answered] = []
+        watched: list[Answered] = []
         for x, source in calls:
-            asker = x.asker
-            if asker is None or x.outcome is not None:
+            if x.asker is None or x.outcome is not None:
                 continue  # ended from outside in this very turn, and about to be settled
             if source is None:
-                x.asker = x.stop = None
-                asker.wait()
+                self._hand_over(x)
+                continue
+            x.marks.append(at)
+            if isinstance(source, Answer):
+                whole.append((x, source))
             else:
-                x.marks.append(at)
-                going.append((x, asker, source, source))
-        for watch, clear in self._watching:
-            going = self._watched(watch, clear, going)
-        taken = self._taken(going)
+                self._watch(x, source, 0, watched)
+        for place, (_, clear) in enumerate(self._watching):
+            left = whole if clear is None else _left_of(clear, whole)
+            if left:
+                others = {x for x, _ in left}
+                whole = [each for each in whole if each[0] not in others]
+                for x, answer in left:
+                    self._watch(x, Single(answer), place, watched)
+        whole += watched
+        self._end(self._taken(whole))
+
+    def _watch(self, x: Exchange, source: Events, place: int, whole: list[Answered]) -> None:
+        """Show one call's events to the watchers from the one at `place` on. An answer in one piece is one of the `whole` after that."""
+        events = source
+        try:
+            for watch, _ in self._watching[place:]:
+                events = watch(x, events)
+            if type(events) is Single and type(answer := events.event) is Answer:
+                whole.append((x, answer))
+            else:
+                x.ready = (source, events)
+                self._hand_over(x)
+        except Exception as fault:
+            self._failed(x, fault, streaming=True)
+
+    def _taken(self, whole: list[Answered]) -> list[Exchange]:
+        """The calls whose answer was taken and that have only to be settled; a task carries on whatever has to wait."""
+        taken: list[Exchange] = []
+        for x, answer in whole:
+            assert x.asker is not None
+            try:
+                if x.asker.take(answer):
+                    x.outcome = Outcome.COMPLETED
+                    taken.append(x)
+                else:
+                    source = Single(answer)
+                    x.ready = (source, source)
+                    self._hand_over(x)
+            except Exception as fault:
+                self._failed(x, fault, streaming=True)
+        return taken
+
+    def _end(self, calls: list[Exchange]) -> None:
+        """Settle calls that are completed, each stage for all of them, and tell who asked."""
         for stage in self._settlers[self._depth]:
             settle = stage.settle
-            for x, _ in taken:
+            for x in calls:
                 try:
                     settle(x)
                 except Exception:
                     logger.exception("call %s: settling %s failed", x.request_id, stage.name)
-        running = self.running
-        for x, asker in taken:
-            running.discard(x)
-            x.stop = x.asker = None
-            _tell(x, asker, None)
-
-    def _watched(self, watch: Watch, clear: "ClearAnswers | None", answered: "list[_Answered]") -> "list[_Answered]":
-        cleared = _NONE
-        if clear is not None and len(answered) >= _SEVERAL:
-            whole = [(x, events.event) for x, _, _, events in answered if type(events) is Single]
-            cleared = _cleared(clear, [(x, answer) for x, answer in whole if type(answer) is Answer])
-        going: list[_Answered] = []
-        for each in answered:
-            x, asker, source, events = each
-            if cleared is not _NONE and x in cleared:
-                going.append(each)
-                continue
-            try:
-                going.append((x, asker, source, watch(x, events)))
-            except Exception as fault:
-                self._failed(x, asker, fault, streaming=True)
-        return going
-
-    def _taken(self, answered: "list[_Answered]") -> list[tuple[Exchange, Asker]]:
-        """The calls whose answer was taken and that have only to be settled; a task carries on whatever has to wait."""
-        taken: list[tuple[Exchange, Asker]] = []
-        for x, asker, source, events in answered:
-            try:
-                if type(events) is Single and type(answer := events.event) is Answer and asker.take(answer):
-                    x.outcome = Outcome.COMPLETED
-                    taken.append((x, asker))
-                else:
-                    x.ready = (source, events)
-                    x.asker = x.stop = None
-                    asker.wait()
-            except Exception as fault:
-                self._failed(x, asker, fault, streaming=True)
-        return taken
+        self.running.difference_update(calls)
+        for x in calls:
+            _tell(x, None)
 
     def stopped(self, x: Exchange) -> None:
         """The call was ended from outside, a step of the loop ago, while no task carried it."""
-        asker = x.asker
-        if asker is None or x not in self.running:
+        if x.asker is None or x not in self.running:
             return  # it came to its end in the same turn
         error: UpstreamFailed | None = None
         if x.outcome is Outcome.DEADLINE:
             x.error = error = _too_late()
         self._settle(x)
-        _tell(x, asker, error)
+        _tell(x, error)
 
     async def carry(self, x: Exchange, deliver: Deliver) -> None:
         """Run the call, or the rest of it, to its end; when this returns or raises everything is settled.
@@ -446,7 +454,7 @@ class Runner:
 
     def _settle(self, x: Exchange) -> None:
         self.running.discard(x)
-        x.stop = x.asker = None  # who asked holds the exchange: no circle is left for the collector
+        x.stop = None
         for stage in (self._settlers if x.error is None else self._settlers_of_failed)[x.entered]:
             try:
                 stage.settle(x)
@@ -469,21 +477,29 @@ def _still_wanted(x: Exchange) -> None:
         raise asyncio.CancelledError(f"ended before it was carried on: {x.outcome}")
 
 
-def _cleared(clear: Callable[[Sequence[_Asks]], Set[Exchange]], calls: Sequence[_Asks]) -> Set[Exchange]:
-    """What a stage clears of several calls: nothing, should it fail, so that each is asked for by itself."""
+def _stands(x: Exchange, depth: int, marks: list[float]) -> None:
+    """The call has entered so many stages, and those before let it pass at these times."""
+    x.entered = depth
+    x.marks = marks.copy()
+
+
+def _left_of(clear: Callable[[Sequence[_Asks]], Sequence[_Asks]], calls: Sequence[_Asks]) -> Sequence[_Asks]:
+    """What a stage does not let pass of several calls: all of them, should it fail, so that each is asked for by itself."""
     try:
         return clear(calls)
     except Exception:
         logger.exception("a stage failed over several calls")
-        return _NONE
+        return calls
 
 
-def _tell(x: Exchange, asker: Asker, error: GatehouseError | None) -> None:
+def _tell(x: Exchange, error: GatehouseError | None) -> None:
     """How it ended. Who asked may break its promise: the other calls of the turn are not to notice."""
-    try:
-        asker.ended(error)
-    except Exception:
-        logger.exception("call %s: who asked could not be told", x.request_id)
+    asker, x.asker, x.stop = x.asker, None, None  # who asked holds the exchange: no circle is left for the collector
+    if asker is not None:
+        try:
+            asker.ended(error)
+        except Exception:
+            logger.exception("call %s: who asked could not be told", x.request_id)
 
 
 def _never(x: Exchange) -> bool:

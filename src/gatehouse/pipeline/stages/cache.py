@@ -5,7 +5,7 @@ and watches hits too, so a stricter policy holds for old entries as well. Only w
 and only those that ended by themselves (stop, tool_calls).
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -97,6 +97,15 @@ class Cache:
                 miss.answer = answer
             return events
         return Watching(events, self._collected(miss, events))
+
+    def clear_answers(self, answers: Sequence[tuple[Exchange, Answer]]) -> Sequence[tuple[Exchange, Answer]]:
+        """As `watch`, of whole answers."""
+        misses, longest = self._misses, self._longest
+        for x, answer in answers:
+            miss = misses.get(x)
+            if miss is not None and _length(answer) <= longest:
+                miss.answer = answer
+        return ()
 
     def settle(self, x: Exchange) -> None:
         """Keep what was collected, if the call completed."""

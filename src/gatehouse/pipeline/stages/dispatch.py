@@ -16,7 +16,7 @@ import msgspec
 
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError, UpstreamFailed
-from gatehouse.core.events import Event, Events
+from gatehouse.core.events import Answer, Event, Events
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Capability, Deadlines, Plan, Target
@@ -202,14 +202,15 @@ class Dispatch:
         plan = x.plan
         assert plan is not None
         assert run.resume is not None
-        source: Single | None = None
+        source: Answer | Events | None = None
         try:
             if event is not None:
                 if plan.fallbacks or plan.ladder is not None:
                     self._begun(x, run, plan)
                 run.begun = True
                 x.first_event = self._monotonic() - x.clock_start
-                source = Single(self._counting.whole(x, run, event))
+                counted = self._counting.whole(x, run, event)
+                source = counted if type(counted) is Answer else Single(counted)
         except Exception as ours:
             fault = ours  # who tells has others to tell: it is this call's, which goes on from here
         run.failure = fault

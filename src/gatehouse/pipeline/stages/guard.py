@@ -140,15 +140,22 @@ class Guard:
         except Exception:
             return False  # `admit` meets the same fault, and knows what the policy makes of it
 
-    def clear(self, calls: Sequence[Exchange]) -> set[Exchange]:
-        """Those of several calls that pass at once because all of their texts, read as one, hold nothing. See `runner.Many`."""
+    def clear(self, calls: Sequence[Exchange]) -> Sequence[Exchange]:
+        """Several calls pass at once when all of their texts, read as one, hold nothing; those that do not. See `runner.Many`."""
+        simple: list[str] = []
+        others: list[Exchange] = []
         try:
-            simple = [(x, joined) for x in calls if (joined := self._simple(x)) is not None]
-            if self._shows("\n".join([joined for _, joined in simple])):
-                return set()  # somewhere: each is read by itself
-            return {x for x, joined in simple if not joined or not self._pieced(x)}
+            for x in calls:
+                joined = self._simple(x)
+                if joined is None or (joined and self._pieced(x)):
+                    others.append(x)
+                elif joined:
+                    simple.append(joined)
+            if self._shows("\n".join(simple)):
+                return calls  # somewhere: each is read by itself
         except Exception:
-            return set()  # each meets the same fault
+            return calls  # each meets the same fault
+        return others
 
     def _simple(self, x: Exchange) -> str | None:
         """The texts of a call that can be read at once, as one; "" when nobody wants to look, None when it takes more than that."""
@@ -315,19 +322,25 @@ class Guard:
                 x.flag(f"guard:{rule}")
             await events.aclose()
 
-    def clear_answers(self, answers: Sequence[tuple[Exchange, Answer]]) -> set[Exchange]:
-        """As `clear`, of whole answers: the calls whose answer may leave as it is."""
-        simple: list[tuple[Exchange, str]] = []
+    def clear_answers(self, answers: Sequence[tuple[Exchange, Answer]]) -> Sequence[tuple[Exchange, Answer]]:
+        """As `clear`, of whole answers: those that may not leave as they are, or not without being read with care."""
+        simple: list[str] = []
+        others: list[tuple[Exchange, Answer]] = []
         try:
-            for x, answer in answers:
+            for each in answers:
+                x, answer = each
                 assert x.plan is not None
-                if x.plan.guard.output != "off" and not answer.opaque and (said := self._brief(answer)) is not None:
-                    simple.append((x, said))
-            if not simple or self._shows("\n".join([said for _, said in simple])):
-                return set()
+                if x.plan.guard.output == "off":
+                    continue
+                if answer.opaque or (said := self._brief(answer)) is None:
+                    others.append(each)
+                else:
+                    simple.append(said)
+            if simple and self._shows("\n".join(simple)):
+                return answers
         except Exception:
-            return set()
-        return {x for x, _ in simple}
+            return answers
+        return others
 
     def _cleared(self, answer: Event, action: Action) -> Event | None:
         """A short answer that is whole and holds nothing, as it may leave; None when it has to be read with care."""
