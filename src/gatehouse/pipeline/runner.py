@@ -14,7 +14,7 @@ Promises, each a row of the truth table in `tests/pipeline/test_runner.py`:
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from gatehouse.core.errors import Blocked, GatehouseError, Internal, Unavailable, UpstreamFailed
 from gatehouse.core.events import Answer, Events

@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: so is whoever waited for the call."""
-        self._take_in()
+        self.take_in()
         self._phase = _GONE
         self.deadline = NEVER
         self._client_left()
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer sends no more. A client that still wanted its answer would have kept its side open, so this is a goodbye."""
-        self._take_in()
+        self.take_in()
         self._client_left()
         if self._phase < _CLOSING:
             self._close(linger=False)
@@ -134,16 +134,16 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, whatever they are."""
-        turn = self._shared.turn
-        if turn is None:
+        arrivals = self._shared.arrivals
+        if arrivals is None:
             self._received(data)
         elif self._pending:
             self._pending += data
         else:
             self._pending = data
-            turn.before(self._take_in)
+            arrivals.add(self)
 
-    def _take_in(self) -> None:
+    def take_in(self) -> None:
         """Look at what came, when everything that was ready in this turn is read."""
         data = self._pending
         if data:
@@ -481,7 +481,7 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed."""
         if self._pending:
-            self._take_in()
+            self.take_in()
             if self.deadline > self._shared.now:
                 return  # what was waited for had come
         self.deadline = NEVER
@@ -520,7 +520,7 @@ class Connection(asyncio.Protocol):
 
     def close_idle(self) -> None:
         """Close unless a request is being served or received."""
-        self._take_in()
+        self.take_in()
         if self._phase == _HEAD and not self._input:
             self._close(linger=False)
 

@@ -15,8 +15,9 @@ import httptools
 import msgspec
 
 from gatehouse.adapters.providers._http.reply import HIGH_WATER, Failure, Reply
+from gatehouse.core.arrivals import Arrivals
 from gatehouse.core.plans import Deadlines
-from gatehouse.core.ports import Attempt, Turn
+from gatehouse.core.ports import Attempt
 
 MAX_OVERHEAD: Final = HIGH_WATER + 65_536
 """Bytes of head, trailer and framing of one answer; a read may bring that much of the body along with the head."""
@@ -84,8 +85,8 @@ class Connection(asyncio.Protocol):
         self._framed = False
         self._ended = False
         self._keep = False
-        self._turn: Turn | None = None
-        """The turns of the loop at whose end what came is looked at, while a whole answer is awaited that nobody waits for in a task."""
+        self._arrivals: Arrivals | None = None
+        """Where it says that something came, while a whole answer is awaited that nobody waits for in a task."""
         self._pending = b""
         self._leaving = False
         """The request is promised to the end of this turn: nothing of it has left."""
@@ -105,8 +106,8 @@ class Connection(asyncio.Protocol):
 
     # --- a request -------------------------------------------------------------------------------------------------
 
-    def begin(self, reply: Reply, request: Request, turn: Turn | None = None) -> None:
-        """Write `request`, now or at the end of `turn`, and let its answer fill `reply`. The connection must be usable."""
+    def begin(self, reply: Reply, request: Request, arrivals: Arrivals | None = None) -> None:
+        """Write `request`, now or at the end of the turn of `arrivals`, and let its answer fill `reply`. The connection must be usable."""
         transport = self._transport
         assert transport is not None
         self._reply = reply
@@ -128,10 +129,10 @@ class Connection(asyncio.Protocol):
         when = deadline if deadline < idle else idle
         if self._timer_at > when:
             self._arm(when)
-        self._turn = turn
-        if turn is not None:
+        self._arrivals = arrivals
+        if arrivals is not None:
             self._leaving = True
-            turn.send(self._send, head + body)
+            arrivals.turn.send(self._send, head + body)
         elif len(body) < _JOIN_BELOW:
             transport.write(head + body)
         else:
@@ -188,15 +189,15 @@ class Connection(asyncio.Protocol):
         self._acked_before = self._acked()
 
     def data_received(self, data: bytes) -> None:
-        if self._turn is None or self._reply is None:
+        if self._arrivals is None or self._reply is None:
             self._read(data)  # what nobody asked for must be seen before anybody asks
         elif self._pending:
             self._pending += data
         else:
             self._pending = data
-            self._turn.before(self._take_in)
+            self._arrivals.add(self)
 
-    def _take_in(self) -> None:
+    def take_in(self) -> None:
         data = self._pending
         if data:
             self._pending = b""
@@ -244,13 +245,13 @@ class Connection(asyncio.Protocol):
                     self._transport.pause_reading()
 
     def eof_received(self) -> None:
-        self._take_in()
+        self.take_in()
         reply = self._reply
         if reply is not None and self._received == 0:
             reply.stale = self._certainly_unprocessed()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._take_in()
+        self.take_in()
         reply = self._reply
         if reply is not None and self._leaving:
             reply.stale = True
@@ -379,7 +380,7 @@ class Connection(asyncio.Protocol):
     def _look(self) -> None:
         self._timer = None
         self._timer_at = _NEVER
-        self._take_in()
+        self.take_in()
         reply = self._reply
         if reply is None:
             return
