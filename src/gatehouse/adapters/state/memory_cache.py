@@ -5,6 +5,7 @@ is driven out costs nobody a walk over memory that has long left the processor's
 """
 
 from collections import OrderedDict
+from struct import Struct
 from typing import Final
 
 import msgspec
@@ -13,10 +14,9 @@ from gatehouse.core.events import Answer
 from gatehouse.core.ports import Clock
 
 _OVERHEAD: Final = 400
-"""Bytes of an entry beside its answer: key, tuple, numbers, table slots. Rounded up."""
-
-_Entry = tuple[bytes, float, float]
-"""The encoded answer, until when it is good, and until when it is there for who takes it though its time is over."""
+"""Bytes of an entry beside its answer: key, object, table slots. Rounded up."""
+_TIMES: Final = Struct("<dd")
+"""What an entry begins with: until when it is good, and until when it is there for who takes it though its time is over."""
 
 
 class MemoryCache:
@@ -29,7 +29,7 @@ class MemoryCache:
         self._monotonic = clock.monotonic
         self._capacity = capacity
         self._largest = capacity // 8 if largest is None else largest
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._entries: OrderedDict[bytes, bytes] = OrderedDict()
         self._size = 0
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Answer).decode
@@ -47,19 +47,19 @@ class MemoryCache:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        encoded, until, kept = entry
+        until, kept = _TIMES.unpack_from(entry)
         now = self._monotonic()
         if until <= now:
             if kept <= now:
                 self._drop(key)
             return None
         self._entries.move_to_end(key)
-        return self._decode(encoded)
+        return self._answer(entry)
 
     def get_stale(self, key: bytes) -> Answer | None:
         """The answer though its time may be over, unless it is not kept any more."""
         entry = self._entries.get(key)
-        return self._decode(entry[0]) if entry is not None and entry[2] > self._monotonic() else None
+        return self._answer(entry) if entry is not None and _TIMES.unpack_from(entry)[1] > self._monotonic() else None
 
     def put(self, key: bytes, answer: Answer, ttl: float, stale: float = 0.0) -> None:
         """See `AnswerCache`. What a too large answer replaces goes too."""
@@ -70,16 +70,18 @@ class MemoryCache:
             encoded = self._encode(answer)
         except (OverflowError, ValueError, RecursionError):
             return  # a target may write numbers that have no binary form, and text that has none
-        size = len(encoded) + _OVERHEAD
+        until = self._monotonic() + ttl
+        entry = _TIMES.pack(until, until + stale) + encoded
+        size = len(entry) + _OVERHEAD
         if size > self._largest or ttl <= 0:
             return
         self._size += size
         while self._size > self._capacity:
-            _, (oldest, _, _) = entries.popitem(last=False)
-            self._size -= len(oldest) + _OVERHEAD
-        until = self._monotonic() + ttl
-        entries[key] = (encoded, until, until + stale)
+            self._size -= len(entries.popitem(last=False)[1]) + _OVERHEAD
+        entries[key] = entry
 
     def _drop(self, key: bytes) -> None:
-        encoded, _, _ = self._entries.pop(key)
-        self._size -= len(encoded) + _OVERHEAD
+        self._size -= len(self._entries.pop(key)) + _OVERHEAD
+
+    def _answer(self, entry: bytes) -> Answer:
+        return self._decode(memoryview(entry)[_TIMES.size :])
