@@ -1,13 +1,13 @@
 """The runner's lane without tasks, with fakes around it: stages that do what a test says, a turn that ends when a test says."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Events
 from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import Exchange, Head
-from gatehouse.pipeline.runner import Resume, Runner, Stage
+from gatehouse.pipeline.runner import Left, Resume, Runner, Stage
 from gatehouse.testing.fakes import FakeClock, settle_loop
 
 Act = Callable[[Exchange], object]
@@ -115,14 +115,20 @@ class Target(Step):
         self.has_started = started
         self.resumes: dict[str, Resume] = {}
 
-    def start(self, x: Exchange, resume: Resume) -> bool:
-        if self.wait(x):
-            self.note(x, "waits at")
-            return False
-        self.starting(x)
-        self.note(x, "start")
-        self.resumes[x.request_id] = resume
-        return True
+    def start(self, calls: Sequence[Exchange], resume: Resume) -> Left:
+        left: list[tuple[Exchange, Exception | None]] = []
+        for x in calls:
+            try:
+                if self.wait(x):
+                    self.note(x, "waits at")
+                    left.append((x, None))
+                    continue
+                self.starting(x)
+                self.note(x, "start")
+                self.resumes[x.request_id] = resume
+            except Exception as fault:
+                left.append((x, fault))
+        return left
 
     def started(self, x: Exchange) -> None:
         self.has_started(x)

@@ -67,7 +67,7 @@ class Line:
         x = Exchange("r", head, None, None)  # type: ignore[arg-type]
         x.started_at = self.clock.now()
         before = self.checker.digests
-        if not self.stage.at_once(x):
+        if self.stage.clear([x]) and not self.stage.at_once(x):
             await self.stage.admit(x)
         return x.principal, self.checker.digests - before
 

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from gatehouse.adapters.system import LoopTurn
 from gatehouse.core.events import Events
 from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import Exchange
-from gatehouse.pipeline.runner import Resume, Runner
+from gatehouse.pipeline.runner import Left, Resume, Runner
 from gatehouse.pipeline.stages.read import Read
 from gatehouse.testing.fakes import settle_loop
 from gatehouse.wire.http.limits import HttpLimits
@@ -38,8 +38,12 @@ class Thinking(Scripted):
         self.holding = False
         self.held: list[Callable[[], None]] = []
 
-    def start(self, x: Exchange, resume: Resume) -> bool:
+    def start(self, calls: Sequence[Exchange], resume: Resume) -> Left:
         """See `gatehouse.pipeline.runner.Starter`."""
+        return [(x, None) for x in calls if not self.start_one(x, resume)]
+
+    def start_one(self, x: Exchange, resume: Resume) -> bool:
+        """Whether it has begun."""
         assert x.call is not None
         if x.call.stream:
             return False

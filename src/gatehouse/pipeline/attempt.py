@@ -5,14 +5,17 @@ from typing import Final
 
 import msgspec
 
+from gatehouse.core.calls import Call
 from gatehouse.core.events import Answer, Events
 from gatehouse.core.plans import Deadlines, Target
-from gatehouse.core.ports import Asked, Model, Number, Tally
+from gatehouse.core.ports import Asked, Model, Number, Tally, Told
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.target_loads import Visit
 from gatehouse.pipeline.turnstile import Ticket
 
+Ask = Callable[[Call, Target, "Attempt", Told], Asked | None]
+"""What a `core.ports.Direct` model has beside `answer`."""
 MOST_GAUGES: Final = 1_000
 
 
@@ -32,6 +35,16 @@ class Attempt(msgspec.Struct, eq=False):
         """See `core.ports.Attempt`."""
         if self.ticket is not None:
             self.ticket.leave(done=True)
+
+
+class Way(msgspec.Struct, frozen=True):
+    """How a target is asked without waiting: whose `ask`, for how many seconds at most, and in which words."""
+
+    target: Target
+    seconds: float
+    model: Model
+    ask: Ask
+    words: Callable[[Exchange, Call, Target, Attempt], Call]
 
 
 class TargetGauges(dict[str, Number]):

@@ -70,15 +70,15 @@ Resume = Callable[[Exchange, Answer | Events | None], None]
 """The last stage has the whole answer, or events, or None: then its `admit` is to be awaited, and goes on from there."""
 
 
+Left = Sequence[tuple[Exchange, Exception | None]]
+"""Calls that are not prepared: each with what refuses it, or None when `admit` has to be awaited."""
+
+
 class Starter(Stage, Protocol):
     """A last stage that can begin without waiting, and calls back."""
 
-    def start(self, x: Exchange, resume: Resume) -> bool:
-        """Prepare, for `resume` to be called once, later. False, with nothing done: `admit` has to be awaited.
-
-        Raises:
-            GatehouseError: as `admit`.
-        """
+    def start(self, calls: Sequence[Exchange], resume: Resume) -> Left:
+        """Prepare them, for `resume` to be called once for each, later. Never raises; with those that it returns it has done nothing."""
 
     def started(self, x: Exchange) -> None:
         """What was prepared goes out at the end of this turn. Called once for a call that `start` has prepared.
@@ -86,6 +86,13 @@ class Starter(Stage, Protocol):
         Raises:
             GatehouseError: as `admit`.
         """
+
+
+class Together(Stage, Protocol):
+    """A stage that settles many calls for less than one after the other."""
+
+    def settle_all(self, calls: Sequence[Exchange]) -> None:
+        """Do for each what `settle` does. All are completed, without an error. Never raises: what befalls one does not touch the others."""
 
 
 Clear = Callable[[Sequence[Exchange]], Sequence[Exchange]]
@@ -128,7 +135,8 @@ class Runner:
         self._depth = len(stages)
         self._at_once: list[tuple[Callable[[Exchange], bool], Clear | None]]
         self._at_once = [(getattr(stage, "at_once", _never), getattr(stage, "clear", None)) for stage in stages[:-1]]
-        self._start: Callable[[Exchange, Resume], bool] = getattr(stages[-1], "start", _never_starts) if stages else _never_starts
+        self._start: Callable[[Sequence[Exchange], Resume], Left]
+        self._start = getattr(stages[-1], "start", _never_starts) if stages else _never_starts
         self._started: Callable[[Exchange], None] = getattr(stages[-1], "started", _nothing_started) if stages else _nothing_started
         watches = [getattr(stage, "watch", None) for stage in stages]
         self._watchers = tuple(tuple(watch for watch in watches[:depth][::-1] if watch) for depth in range(len(stages) + 1))
@@ -136,6 +144,8 @@ class Runner:
         self._watching: list[tuple[Watch, ClearAnswers | None]]
         self._watching = [(stage.watch, getattr(stage, "clear_answers", None)) for stage in stages[::-1] if hasattr(stage, "watch")]
         self._settlers = _in_turn(stages, failed=False)
+        self._settling: list[tuple[Stage, Callable[[Sequence[Exchange]], None] | None]]
+        self._settling = [(stage, getattr(stage, "settle_all", None)) for stage in self._settlers[-1]]
         self._settlers_of_failed = _in_turn(stages, failed=True)
         """Who settles a call that entered so many stages, in order."""
         self.running: set[Exchange] = set()
@@ -195,18 +205,15 @@ class Runner:
 
     def _go_over(self, calls: list[Exchange], marks: list[float]) -> None:
         """The last stage begins, where that needs no waiting."""
-        start, began, came, depth = self._start, self._started, self._came, self._depth
-        started: list[Exchange] = []
-        waiting: list[Exchange] = []
-        failed: list[tuple[Exchange, Exception]] = []
+        began, depth = self._started, self._depth
         for x in calls:
             _stands(x, depth, marks)
-            try:
-                (started if start(x, came) else waiting).append(x)
-            except Exception as fault:
-                failed.append((x, fault))
+        left = [*self._start(calls, self._came)]
+        others = {x for x, _ in left}
         ended: list[Exchange] = []
-        for x in started:
+        for x in calls:
+            if x in others:
+                continue
             if x.outcome is not None:
                 ended.append(x)  # on its way down, when nobody was there to be told
                 continue
@@ -215,14 +222,19 @@ class Runner:
             try:
                 began(x)
             except Exception as fault:
-                failed.append((x, fault))
+                left.append((x, fault))
         for x in ended:
             self.stopped(x)  # now: by the loop's next step, what was prepared for it would be out
-        for x in waiting:
-            self._hand_over(x)
-        while failed:
+        while left:
             # Last: who is told may end the turn, and by then all that is prepared has to be written down or taken back.
-            self._failed(*failed.pop(0), streaming=False)
+            self._leave(*left.pop(0))
+
+    def _leave(self, x: Exchange, fault: Exception | None) -> None:
+        """The call goes no further with the others."""
+        if fault is None:
+            self._hand_over(x)
+        else:
+            self._failed(x, fault, streaming=False)
 
     @staticmethod
     def _hand_over(x: Exchange) -> None:
@@ -317,11 +329,13 @@ class Runner:
 
     def _end(self, calls: list[Exchange]) -> None:
         """Settle calls that are completed, each stage for all of them, and tell who asked."""
-        for stage in self._settlers[self._depth]:
-            settle = stage.settle
+        for stage, settle_all in self._settling:
+            if settle_all is not None:
+                settle_all(calls)
+                continue
             for x in calls:
                 try:
-                    settle(x)
+                    stage.settle(x)
                 except Exception:
                     logger.exception("call %s: settling %s failed", x.request_id, stage.name)
         self.running.difference_update(calls)
@@ -511,9 +525,9 @@ def _nothing_started(x: Exchange) -> None:
     """The `started` of a stage that has none."""
 
 
-def _never_starts(x: Exchange, resume: Resume) -> bool:
+def _never_starts(calls: Sequence[Exchange], resume: Resume) -> Left:
     """The `start` of a stage that has none."""
-    return False
+    return [(x, None) for x in calls]
 
 
 def _too_late() -> UpstreamFailed:

@@ -5,7 +5,7 @@ An alias is judged by `gatehouse.core.grants.grants_call`. Fallback targets belo
 no grant of their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gatehouse.core.errors import Forbidden
@@ -40,13 +40,20 @@ class Authorise:
         """Check `x.principal` against `x.call`; see `authorise_model`."""
         self.at_once(x)
 
+    def clear(self, calls: Sequence[Exchange]) -> Sequence[Exchange]:
+        """A key that is not bound to models, or that names this one letter for letter, needs no look at what the name stands for."""
+        others = []
+        for x in calls:
+            principal, call = x.principal, x.call
+            if principal is None or call is None or not principal.may(_CALL_MODELS):
+                others.append(x)
+            elif (models := principal.models) is not None and call.model not in models:
+                others.append(x)
+        return others
+
     def at_once(self, x: Exchange) -> bool:
         """All of `admit`: nothing here waits."""
-        principal, call = x.principal, x.call
-        if principal is None or call is None:
+        if x.principal is None or x.call is None:
             raise Forbidden("This call has no identity.", code="permission_denied")
-        models = principal.models
-        # A key that is not bound to models, or that names this one letter for letter, needs no look at what the name stands for.
-        if not principal.may(_CALL_MODELS) or (models is not None and call.model not in models):
-            authorise_model(principal, call.model, self._canonical)
+        authorise_model(x.principal, x.call.model, self._canonical)
         return True

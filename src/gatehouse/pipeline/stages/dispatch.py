@@ -8,7 +8,7 @@ next target, and has cost no attempt. Further attempts come out of a budget (`re
 One healthy target is the plain way: it costs a look at a dictionary that is empty.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -20,11 +20,11 @@ from gatehouse.core.events import Answer, Event, Events
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Capability, Deadlines, Plan, Target
-from gatehouse.core.ports import Asked, Clock, Model, Rng, Tally, Told
+from gatehouse.core.ports import Clock, Model, Rng, Tally
 from gatehouse.core.records import Record
 from gatehouse.core.single import Single
 from gatehouse.core.usage import added
-from gatehouse.pipeline.attempt import Attempt, Run, TargetGauges
+from gatehouse.pipeline.attempt import Ask, Attempt, Run, TargetGauges, Way
 from gatehouse.pipeline.attempt_books import Books
 from gatehouse.pipeline.counting import Counting, read_prompt
 from gatehouse.pipeline.deadlines import CallDeadlines
@@ -34,7 +34,7 @@ from gatehouse.pipeline.ladder import Rungs
 from gatehouse.pipeline.prompts import prompt_tokens
 from gatehouse.pipeline.reliability import Reliability
 from gatehouse.pipeline.retry_budget import RetryBudget
-from gatehouse.pipeline.runner import Resume
+from gatehouse.pipeline.runner import Left, Resume
 from gatehouse.pipeline.selection import Selector
 from gatehouse.pipeline.target_health import CREDENTIALS, TargetHealth
 from gatehouse.pipeline.target_loads import TargetLoads
@@ -51,10 +51,6 @@ MEASURED: Final = frozenset({"least_work", "latency", "cost", "prefix"})
 """Policies that look at what targets are doing."""
 ATTEMPTS_HEADER: Final = "x-gatehouse-attempts"
 """How many attempts there were, when there was more than one."""
-
-
-Ask = Callable[[Call, Target, Attempt, Told], Asked | None]
-"""What a `core.ports.Direct` model has beside `answer`."""
 
 
 class Dispatch:
@@ -152,32 +148,52 @@ class Dispatch:
         await stream.asend(None)
         return stream
 
-    def start(self, x: Exchange, resume: Resume) -> bool:
-        """Ask, when one target answers that can be asked without waiting. See `runner.Starter`."""
-        call, plan = x.call, x.plan
+    def start(self, calls: Sequence[Exchange], resume: Resume) -> Left:
+        """Ask, where one target answers that can be asked without waiting. See `runner.Starter`."""
+        plan: Plan | None = None
+        way: Way | None = None
+        left: list[tuple[Exchange, Exception | None]] = []
+        for x in calls:
+            if x.plan is not plan:
+                plan = x.plan
+                assert plan is not None
+                way = self._way(plan)
+            try:
+                if way is None or not self._begins(x, way, resume):
+                    left.append((x, None))
+            except Exception as fault:
+                left.append((x, fault))
+        return left
+
+    def _begins(self, x: Exchange, way: Way, resume: Resume) -> bool:
+        """Whether the call's target could be asked without waiting; then it leaves at the end of this turn."""
+        call, principal, target = x.call, x.principal, way.target
         assert call is not None
-        assert plan is not None
-        if call.stream or len(plan.targets) != 1 or self._ailing or plan.hedge is not None or plan.strict_audit or plan.policy in MEASURED:
+        if call.stream or self.books.commits_beside(x):
             return False
-        target = plan.targets[0]
-        model = self._models.get(target.provider)
-        ask: Ask | None = getattr(model, "ask", None)
-        if ask is None or target.provider in self._slotted or self.books.commits_beside(x):
-            return False
-        attempt = Attempt(x.request_id, x.principal.tenant if x.principal is not None else "", target.deadlines, None, x.attempts + 1)
-        run = Run(target.deadlines.total, target, None, model, attempt)
-        words = self._shown if target.max_output_tokens is None else self._worded
+        attempt = Attempt(x.request_id, "" if principal is None else principal.tenant, target.deadlines, None, x.attempts + 1)
+        run = Run(way.seconds, target, None, way.model, attempt)
+        run.resume = resume
         try:
-            asked = ask(words(x, call, target, attempt), target, attempt, partial(self._told, x, run))
+            run.asked = way.ask(way.words(x, call, target, attempt), target, attempt, partial(self._told, x, run))
         except UpstreamFailed:
             return False  # it has no words for this; whether another has is for `admit` to find out
-        if asked is None:
+        if run.asked is None:
             return False
-        run.asked = asked
-        run.resume = resume
         self._runs[x] = run
         self._deadlines.start(x, run.seconds)
         return True
+
+    def _way(self, plan: Plan) -> Way | None:
+        """How the calls of a plan are asked without waiting; None when they are not."""
+        if self._ailing or len(plan.targets) != 1 or plan.hedge is not None or plan.strict_audit or plan.policy in MEASURED:
+            return None
+        target = plan.targets[0]
+        model = self._models.get(target.provider)
+        ask: Ask | None = getattr(model, "ask", None)
+        if model is None or ask is None or target.provider in self._slotted:
+            return None
+        return Way(target, target.deadlines.total, model, ask, self._shown if target.max_output_tokens is None else self._worded)
 
     def started(self, x: Exchange) -> None:
         """Write that the attempt begins, before what was asked leaves. See `runner.Starter`.

@@ -5,7 +5,7 @@ key came in. There is no fall-through: a key that fails ends the call, and nobod
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gatehouse.core.errors import InvalidRequest, Unauthenticated
@@ -58,10 +58,11 @@ class _Seen:
     spared the digest, and nothing else.
     """
 
-    __slots__ = ("checker", "key_id", "record", "until")
+    __slots__ = ("checker", "key_id", "principal", "record", "until")
 
     def __init__(self, record: KeyRecord, key_id: str, until: float, checker: KeyChecker) -> None:
         self.record = record
+        self.principal = record.principal
         self.key_id = key_id
         self.until = until
         self.checker = checker
@@ -83,13 +84,26 @@ class Identify:
         """Identify the caller; see `identify`."""
         x.principal = await identify(x.head.credentials, self._directory, self._checker, self._now())
 
+    def clear(self, calls: Sequence[Exchange]) -> Sequence[Exchange]:
+        """Those whose connection said the same before are who they were then."""
+        at_hand, checker, now = self._at_hand, self._checker, self._now
+        others = []
+        for x in calls:
+            seen: _Seen | None = x.head.seen.get(_SEEN)
+            if (
+                seen is not None
+                and seen.checker is checker
+                and (x.started_at or now()) < seen.until
+                and at_hand(seen.key_id) is seen.record
+            ):
+                x.principal = seen.principal
+            else:
+                others.append(x)
+        return others
+
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, with a key whose record is at hand."""
-        seen: _Seen | None = x.head.seen.get(_SEEN)
         now = x.started_at or self._now()
-        if seen is not None and seen.checker is self._checker and now < seen.until and self._at_hand(seen.key_id) is seen.record:
-            x.principal = seen.record.principal
-            return True
         key = _the_one(x.head.credentials)
         # Whether the whole is well-formed need not be asked where the whole is compared with a digest below.
         key_id = key[ID_AT].decode("latin-1")

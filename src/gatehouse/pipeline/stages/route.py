@@ -4,7 +4,7 @@ A target that cannot honour a part of the call is left out; nothing is silently 
 caller's words reach any label or record.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -110,6 +110,25 @@ class Route:
         if plan is None:
             raise NotFound(f"There is no model named {call.model[:128]!r} here.", code="model_not_found", param="model")
         self._take(x, call, plan)
+
+    def clear(self, calls: Sequence[Exchange]) -> Sequence[Exchange]:
+        """Those that name a model by its own name and need nothing that not every target has."""
+        plans = self._table.plans
+        suiting: Plan | None = None
+        doing: Operation = "chat"
+        others = []
+        for x in calls:
+            call = x.call
+            assert call is not None
+            plan = plans.get(call.model)
+            if plan is None or call.extra or call.model != plan.model or needed(call):
+                others.append(x)
+            elif (plan is suiting and call.operation == doing) or _all_suit(plan, call.operation):
+                suiting, doing = plan, call.operation
+                x.plan = plan
+            else:
+                others.append(x)
+        return others
 
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, for a model whose plan is at hand."""
