@@ -7,7 +7,7 @@ from gatehouse.core.calls import Call, Message
 from gatehouse.core.errors import GatehouseError, Unavailable, UpstreamFailed
 from gatehouse.core.events import Answer, ChoiceDelta, Chunk, Event, Events
 from gatehouse.core.identity import Principal, Role
-from gatehouse.core.limits import Hold
+from gatehouse.core.limits import NO_HOLDS, Holds
 from gatehouse.core.plans import Plan, Target
 from gatehouse.core.ports import Attempt, Model
 from gatehouse.core.usage import Price, Usage
@@ -114,7 +114,7 @@ class Bench:
         self.runner = Runner((self.dispatch,), self.clock)
         self.events: list[Event] = []
 
-    def exchange(self, plan: Plan | tuple[Target, ...], call: Call = ASKED, holds: tuple[Hold, ...] = ()) -> Exchange:
+    def exchange(self, plan: Plan | tuple[Target, ...], call: Call = ASKED, holds: Holds = NO_HOLDS) -> Exchange:
         x = Exchange("req_1", Head("POST", "/", {}), None, None)  # type: ignore[arg-type]
         x.call = call
         x.plan = plan if isinstance(plan, Plan) else Plan("assistant", plan)

@@ -9,7 +9,7 @@ import pytest
 from gatehouse.core.calls import Call, FilePart, ImagePart, Message, ResponseFormat, TextPart, Tool, ToolCall
 from gatehouse.core.errors import Internal, Unavailable, UpstreamFailed
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Events, ToolDelta
-from gatehouse.core.limits import Dimension, Hold, Meter
+from gatehouse.core.limits import Dimension, Holds, Meter
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Capability, Deadlines, Plan
 from gatehouse.core.ports import Attempt
@@ -373,7 +373,7 @@ async def test_a_counted_prompt_is_not_estimated() -> None:
 async def test_usage_above_what_was_held_is_booked_and_flagged(dimension: Dimension, held: int, flags: list[str]) -> None:
     """A target that used more than it may is believed, and the call is marked."""
     bench = Bench(a=FakeModel(piece("Hi"), USAGE))
-    x = await bench.carry(bench.exchange((target("a"),), holds=(Hold(Meter("key:k1", dimension, 10**9), held),)))
+    x = await bench.carry(bench.exchange((target("a"),), holds=Holds((Meter("key:k1", dimension, 10**9),), (held,), (0,))))
     assert (x.charge, x.flags) == (27, flags)
     assert bench.tally.counts["gatehouse_over_hold_total", ("a/m",)] == len(flags)
 

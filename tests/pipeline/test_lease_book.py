@@ -7,7 +7,7 @@ import pytest
 
 from gatehouse.control.lease_office import LocalOffice, Office
 from gatehouse.core.errors import Unavailable
-from gatehouse.core.limits import Dimension, Draw, Granted, Hold, Meter
+from gatehouse.core.limits import Dimension, Draw, Granted, Hold, Holds, Meter
 from gatehouse.pipeline.lease_book import Account, LeaseBook, Refusal
 from gatehouse.testing.fakes import FakeClock, FakeLeaseStore, FakeSpawn, LaggedOffice, settle_loop
 
@@ -54,7 +54,7 @@ async def world() -> AsyncIterator[World]:
     assert world.spawn.errors == []
 
 
-async def held(book: LeaseBook, account: Account, *needs: int) -> tuple[Hold, ...]:
+async def held(book: LeaseBook, account: Account, *needs: int) -> Holds:
     """A hold that must succeed."""
     answer = await book.hold(account, needs)
     assert not isinstance(answer, Refusal), answer

@@ -11,7 +11,7 @@ from gatehouse.control.lease_office import LocalOffice, Office
 from gatehouse.core.calls import Call, Message
 from gatehouse.core.errors import ContextTooLong, GatehouseError, LimitExceeded, Unavailable
 from gatehouse.core.identity import Principal, Role
-from gatehouse.core.limits import Budget, Dimension, Limits, budget_period, meters_of
+from gatehouse.core.limits import NO_HOLDS, Budget, Dimension, Limits, budget_period, meters_of
 from gatehouse.core.money import ZERO, Money, parse_usd
 from gatehouse.core.plans import Plan, Target
 from gatehouse.core.records import MeterHold
@@ -84,7 +84,7 @@ class World:
         x = self.exchange(limits, call, plan, None)
         with pytest.raises(GatehouseError) as caught:
             await self.limit.admit(x)
-        assert (x.holds, x.money_holds) == ((), ())
+        assert (x.holds, x.money_holds) == (NO_HOLDS, ())
         self.limit.settle(x)
         return caught.value, x
 
@@ -135,7 +135,7 @@ async def test_each_limit_is_held(world: World) -> None:
 async def test_no_limits_hold_nothing(world: World) -> None:
     """No question, no header; the bound of the answer is still set."""
     x = await world.admit(Limits())
-    assert (x.holds, x.money_holds, told(x), world.line.asked) == ((), (), {}, 0)
+    assert (x.holds, x.money_holds, told(x), world.line.asked) == (NO_HOLDS, (), {}, 0)
     assert x.call is not None
     assert x.call.max_tokens == 500
 
@@ -569,7 +569,7 @@ async def test_a_key_whose_limits_change(world: World) -> None:
     error, _ = await world.refuse(Limits(requests_per_minute=2))
     assert isinstance(error, LimitExceeded)
     x = await world.admit(Limits())
-    assert x.holds == ()
+    assert x.holds == NO_HOLDS
 
 
 async def test_callers_do_not_share(world: World) -> None:
@@ -654,4 +654,4 @@ async def test_who_has_no_limits_needs_no_second_hold(world: World) -> None:
     """Nothing is measured, so nothing stands in the way."""
     x = await world.admit(Limits())
     assert world.limit.hold_again(x)
-    assert x.holds == ()
+    assert x.holds == NO_HOLDS

@@ -21,7 +21,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from gatehouse.control.lease_office import LocalOffice, Office
 from gatehouse.core.errors import Unavailable
-from gatehouse.core.limits import Dimension, Draw, Hold, Meter
+from gatehouse.core.limits import NO_HOLDS, Dimension, Draw, Holds, Meter
 from gatehouse.pipeline.lease_book import Account, LeaseBook, Refusal
 from gatehouse.testing.fakes import FakeClock, FakeLeaseStore, FakeSpawn, LaggedOffice, settle_loop
 
@@ -52,7 +52,7 @@ class Running:
         self.tokens = tokens
         self.money = money
         self.admitted: float | None = None
-        self.holds: tuple[Hold, ...] = ()
+        self.holds: Holds = NO_HOLDS
         self.task: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
@@ -203,7 +203,7 @@ class Limits(RuleBasedStateMachine):
             self.over[meter] += max(used - bound, 0)
         call.tokens, call.money = tokens, money
         worker.book.settle(call.holds, tokens, money)
-        call.holds = ()
+        call.holds = NO_HOLDS
         self._record(worker, call)
 
     def _record(self, worker: Worker, call: Running) -> None:

@@ -5,8 +5,9 @@ grants; the invariant, for each meter with a cap, is cap >= spent + live + in do
 """
 
 import enum
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -91,6 +92,26 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
     meter: Meter
     amount: int
     stamp: int = 0
+
+
+class Holds(msgspec.Struct, frozen=True):
+    """What one call holds: a hold for each meter of its caller, in their order. Calls of one caller share all but the amounts."""
+
+    meters: tuple[Meter, ...] = ()
+    amounts: tuple[int, ...] = ()
+    stamps: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.meters)
+
+    def __iter__(self) -> Iterator[Hold]:
+        return map(Hold, self.meters, self.amounts, self.stamps)
+
+    def __getitem__(self, index: int) -> Hold:
+        return Hold(self.meters[index], self.amounts[index], self.stamps[index])
+
+
+NO_HOLDS: Final = Holds()
 
 
 def budget_period(period: Period, now: float) -> tuple[str, float, float]:

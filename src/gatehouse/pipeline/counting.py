@@ -21,6 +21,7 @@ from gatehouse.pipeline.prompts import CHARACTERS_A_TOKEN, prompt_tokens
 
 MOST_TOKENS: Final = 10_000_000
 """More tokens in or out of one choice than any model can take: such a count is not believed."""
+OVER_HOLD: Final = "over_hold"
 _STARTED: Final = Chunk()
 _MONEY: Final = Dimension.MONEY
 _TOKENS: Final = Dimension.TOKENS
@@ -128,11 +129,10 @@ class Counting:
 
     def _compare(self, x: Exchange, target: Target) -> None:
         charge, tokens = x.charge, x.usage.total
-        for hold in x.holds:
-            dimension = hold.meter.dimension
-            used = charge if dimension is _MONEY else tokens if dimension is _TOKENS else 0
-            if used > hold.amount:
-                x.flag("over_hold")
+        for meter, amount in zip(x.holds.meters, x.holds.amounts, strict=True):
+            dimension = meter.dimension
+            if (dimension is _MONEY and charge > amount) or (dimension is _TOKENS and tokens > amount):
+                x.flag(OVER_HOLD)
                 self._tally.count("gatehouse_over_hold_total", (target.id,))
                 return
 

@@ -10,7 +10,7 @@ from gatehouse.core.calls import Call
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.events import Answer, Events
 from gatehouse.core.identity import Principal
-from gatehouse.core.limits import Hold
+from gatehouse.core.limits import NO_HOLDS, Holds
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Plan, Target
@@ -92,7 +92,7 @@ class Exchange(msgspec.Struct, eq=False):
     attribution: Attribution | None = None
     """What it is booked under beside its key; the bookkeeper works it out with the first record."""
     # what is held and used
-    holds: tuple[Hold, ...] = ()
+    holds: Holds = NO_HOLDS
     money_holds: tuple[MeterHold, ...] = ()
     ceiling: int = 0
     """The most that an attempt may cost, in units of 10^-10 USD, whether or not anybody has a budget for it."""

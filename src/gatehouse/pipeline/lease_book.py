@@ -11,12 +11,13 @@ Near a cap, where slices would strand amounts with one worker, the office lends 
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from operator import add
 from typing import Final
 
 import msgspec
 
 from gatehouse.core.errors import Unavailable
-from gatehouse.core.limits import Dimension, Draw, Granted, Hold, Meter, Unused
+from gatehouse.core.limits import NO_HOLDS, Dimension, Draw, Granted, Holds, Meter, Unused
 from gatehouse.core.ports import Clock, LeaseOffice, Spawn
 
 _REQUESTS: Final = Dimension.REQUESTS
@@ -91,7 +92,7 @@ class Refusal(msgspec.Struct, frozen=True):
 class _Waiter:
     __slots__ = ("future", "needs")
 
-    def __init__(self, needs: tuple[int, ...], future: "asyncio.Future[tuple[Hold, ...] | Refusal]") -> None:
+    def __init__(self, needs: tuple[int, ...], future: "asyncio.Future[Holds | Refusal]") -> None:
         self.needs = needs
         self.future = future
 
@@ -138,30 +139,36 @@ class LeaseBook:
 
     # -- a call ------------------------------------------------------------------------------------------------
 
-    def take(self, account: Account, needs: tuple[int, ...]) -> tuple[Hold, ...] | None:
+    def take(self, account: Account, needs: tuple[int, ...]) -> Holds | None:
         """Hold `needs`, one for each of the account's meters, if that can be done here and now and nobody is in line."""
         return None if account.waiting else self.draw(account.pools, needs)
 
-    def draw(self, pools: tuple[Pool, ...], needs: tuple[int, ...]) -> tuple[Hold, ...] | None:
+    def take_each(self, account: Account, needs: Sequence[tuple[int, ...]]) -> list[Holds] | None:
+        """As `take`, for several calls of one account: all of them or none."""
+        together = self.take(account, tuple(map(sum, zip(*needs, strict=True))))
+        if together is None:
+            return None
+        meters, stamps = together.meters, together.stamps
+        return [Holds(meters, need, stamps) for need in needs]
+
+    def draw(self, pools: tuple[Pool, ...], needs: tuple[int, ...]) -> Holds | None:
         """As `take`, whoever is in line."""
         # One pass, undone in the rare case: this runs for every call.
         now = self._monotonic()
-        holds: list[Hold] = []
-        for pool, need in zip(pools, needs, strict=False):
+        for index, (pool, need) in enumerate(zip(pools, needs, strict=False)):
             balance = pool.balance - need
             if balance < 0 or pool.expires <= now:
-                for taken, hold in zip(pools, holds, strict=False):
-                    taken.balance += hold.amount
-                    taken.taken -= hold.amount
+                for taken, amount in zip(pools[:index], needs, strict=False):
+                    taken.balance += amount
+                    taken.taken -= amount
                 return None
             pool.balance = balance
             if balance < pool.low:  # noqa: PLR1730 - min() costs three times as much
                 pool.low = balance
             pool.taken += need
-            holds.append(Hold(pool.meter, need, pool.stamp))
-        return tuple(holds)
+        return Holds(tuple([pool.meter for pool in pools]), needs, tuple([pool.stamp for pool in pools]))
 
-    async def hold(self, account: Account, needs: tuple[int, ...]) -> tuple[Hold, ...] | Refusal:
+    async def hold(self, account: Account, needs: tuple[int, ...]) -> Holds | Refusal:
         """Hold `needs`, asking the office when it has to. Callers on one account are served in the order in which they came.
 
         Raises:
@@ -185,7 +192,21 @@ class LeaseBook:
                     self.release(answer)
             raise
 
-    def settle(self, holds: Sequence[Hold], tokens: int, money: int) -> None:
+    def settle_each(self, ended: Sequence[tuple[Holds, int, int]]) -> None:
+        """As `settle`, for several calls that used no more than they held."""
+        amounts: tuple[int, ...] = ()
+        held, all_tokens, all_money = NO_HOLDS, 0, 0
+        for holds, tokens, money in ended:
+            if holds.stamps == held.stamps and holds.meters == held.meters:
+                amounts = tuple(map(add, amounts, holds.amounts))
+                all_tokens += tokens
+                all_money += money
+            else:
+                self.settle(Holds(held.meters, amounts, held.stamps), all_tokens, all_money)
+                held, amounts, all_tokens, all_money = holds, holds.amounts, tokens, money
+        self.settle(Holds(held.meters, amounts, held.stamps), all_tokens, all_money)
+
+    def settle(self, holds: Holds, tokens: int, money: int) -> None:
         """A call has ended: true its holds up to what it used. Its request stays counted, its slot comes back.
 
         `tokens` and `money` (units of 10^-10 USD) are all that it used, over every attempt; more than was held is booked too.
@@ -193,31 +214,29 @@ class LeaseBook:
         home = False
         pools = self._pools
         now = self._monotonic()
-        for hold in holds:
-            meter = hold.meter
+        for meter, back, stamp in zip(holds.meters, holds.amounts, holds.stamps, strict=True):
             dimension = meter.dimension
             if dimension is _REQUESTS:
                 continue
-            back = hold.amount
             if dimension is _TOKENS:
-                back -= tokens
+                back -= tokens  # noqa: PLW2901 - what is left of it
             elif dimension is _MONEY:
-                back -= money
+                back -= money  # noqa: PLW2901 - likewise
             pool = pools.get(meter.id)
             if (
                 back > 0
                 and pool is not None
                 and pool.active
                 and not pool.tight
-                and (not pool.window or (pool.stamp == hold.stamp and pool.expires > now))
+                and (not pool.window or (pool.stamp == stamp and pool.expires > now))
             ):
                 pool.balance += back  # what `_put_back` does with nearly every hold
-            elif back and self._put_back(pool or self._revive(meter), back, hold.stamp):
+            elif back and self._put_back(pool or self._revive(meter), back, stamp):
                 home = True
         if home:
             self._flush()
 
-    def release(self, holds: Sequence[Hold]) -> None:
+    def release(self, holds: Holds) -> None:
         """The call never began: everything comes back, its request too."""
         for hold in holds:
             self._put_back(self._pools.get(hold.meter.id) or self._revive(hold.meter), hold.amount, hold.stamp)
@@ -372,7 +391,8 @@ class LeaseBook:
         else:
             for part in parts:
                 part.pool.taken += part.amount
-            waiter.future.set_result(tuple(Hold(part.pool.meter, part.amount, part.stamp) for part in parts))
+            meters, amounts, stamps = zip(*((part.pool.meter, part.amount, part.stamp) for part in parts), strict=True)
+            waiter.future.set_result(Holds(meters, amounts, stamps))
         return True
 
     def _set_aside(self, account: Account, waiter: _Waiter, now: float) -> tuple[list[_Part], list[Draw], list[int]]:

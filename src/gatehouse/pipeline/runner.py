@@ -330,14 +330,13 @@ class Runner:
     def _end(self, calls: list[Exchange]) -> None:
         """Settle calls that are completed, each stage for all of them, and tell who asked."""
         for stage, settle_all in self._settling:
-            if settle_all is not None:
-                settle_all(calls)
+            if settle_all is None:
+                _settle_each(stage, calls)
                 continue
-            for x in calls:
-                try:
-                    stage.settle(x)
-                except Exception:
-                    logger.exception("call %s: settling %s failed", x.request_id, stage.name)
+            try:
+                settle_all(calls)
+            except Exception:
+                logger.exception("settling %s failed over %d calls", stage.name, len(calls))
         self.running.difference_update(calls)
         for x in calls:
             _tell(x, None)
@@ -484,6 +483,15 @@ def _in_turn(stages: tuple[Stage, ...], *, failed: bool) -> tuple[tuple[Stage, .
         if getattr(type(stage), "settle", None) is not nothing_held and (failed or not getattr(stage, "settles_failures_only", False))
     ]
     return tuple(tuple(stage for stage in reversed(stages[:depth]) if stage in settling) for depth in range(len(stages) + 1))
+
+
+def _settle_each(stage: Stage, calls: Sequence[Exchange]) -> None:
+    settle = stage.settle
+    for x in calls:
+        try:
+            settle(x)
+        except Exception:
+            logger.exception("call %s: settling %s failed", x.request_id, stage.name)
 
 
 def _still_wanted(x: Exchange) -> None:

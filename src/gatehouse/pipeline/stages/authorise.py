@@ -45,10 +45,11 @@ class Authorise:
         others = []
         for x in calls:
             principal, call = x.principal, x.call
-            if principal is None or call is None or not principal.may(_CALL_MODELS):
-                others.append(x)
-            elif (models := principal.models) is not None and call.model not in models:
-                others.append(x)
+            if principal is not None and call is not None and principal.may(_CALL_MODELS):
+                models = principal.models
+                if models is None or call.model in models:
+                    continue
+            others.append(x)
         return others
 
     def at_once(self, x: Exchange) -> bool:

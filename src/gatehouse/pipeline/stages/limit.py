@@ -4,9 +4,9 @@ The holds are upper bounds: the dearest target that may answer, the prompt count
 tokens of answer as may come, a number that is written into the call and so is what the target is told.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from operator import itemgetter
+from operator import add, itemgetter
 from typing import Final, Protocol
 
 import msgspec
@@ -14,12 +14,13 @@ import msgspec
 from gatehouse.core.calls import Call
 from gatehouse.core.errors import ContextTooLong, LimitExceeded
 from gatehouse.core.identity import Principal
-from gatehouse.core.limits import Dimension, Hold, Limits, budget_period, meters_of
+from gatehouse.core.limits import NO_HOLDS, Dimension, Holds, Limits, budget_period, meters_of
 from gatehouse.core.money import format_usd
 from gatehouse.core.plans import Plan, Target
 from gatehouse.core.ports import Clock
 from gatehouse.core.records import MeterHold
 from gatehouse.core.usage import PER_MILLION
+from gatehouse.pipeline.counting import OVER_HOLD
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.lease_book import Account, LeaseBook, Pool, Refusal
 from gatehouse.pipeline.token_bounds import at_least, at_most
@@ -136,9 +137,41 @@ class Limit:
             return
         held = await self._book.hold(account, needs)
         if isinstance(held, Refusal):
-            _tell(x, caller)
+            x.lines = _lines(caller)
             raise _refused(x, caller, held, now)
         _hold(x, caller, held)
+        x.lines = _lines(caller)
+
+    def clear(self, calls: Sequence[Exchange]) -> Sequence[Exchange]:
+        """What the calls of a caller need is taken for all of them in one; those for whom it cannot be."""
+        callers: dict[_Caller, tuple[list[Exchange], list[tuple[int, ...]]]] = {}
+        others: list[Exchange] = []
+        for x in calls:
+            terms = self._terms_of(x)
+            try:
+                if terms.counts and self._must_count(x, terms):
+                    others.append(x)
+                    continue
+                caller, needs, _ = self._needs(x, terms)
+            except Exception:
+                others.append(x)  # asked by itself, it is told why
+                continue
+            if caller.account.pools:
+                theirs = callers.get(caller)
+                if theirs is None:
+                    theirs = callers[caller] = ([], [])
+                theirs[0].append(x)
+                theirs[1].append(needs)
+        for caller, (asking, all_needs) in callers.items():
+            held = self._book.take_each(caller.account, all_needs)
+            if held is None:
+                others += asking
+                continue
+            lines = _lines(caller)
+            for x, holds in zip(asking, held, strict=True):
+                _hold(x, caller, holds)
+                x.lines = lines
+        return others
 
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, when what the call needs is leased to this process already and nobody has to be asked how long its prompt is."""
@@ -159,6 +192,7 @@ class Limit:
         if holds is None:
             return False
         _hold(x, caller, holds)
+        x.lines = _lines(caller)
         return True
 
     def _needs(self, x: Exchange, terms: _Terms) -> tuple[_Caller, tuple[int, ...], float]:
@@ -226,7 +260,7 @@ class Limit:
             # The window has moved on: amounts of two windows are not one hold.
             self._book.release(more)
             return False
-        x.holds = tuple([msgspec.structs.replace(hold, amount=hold.amount + extra.amount) for hold, extra in zip(holds, more, strict=True)])
+        x.holds = Holds(holds.meters, tuple(map(add, holds.amounts, more.amounts)), holds.stamps)
         return True
 
     def settle(self, x: Exchange) -> None:
@@ -234,11 +268,23 @@ class Limit:
         holds = x.holds
         if not holds:
             return
-        x.holds = ()
+        x.holds = NO_HOLDS
         if x.cache == "hit":
             self._book.settle(holds, 0, 0)
         else:
             self._book.settle(holds, x.usage.total, x.charge)
+
+    def settle_all(self, calls: Sequence[Exchange]) -> None:
+        """As `settle`, for calls that are completed."""
+        ended: list[tuple[Holds, int, int]] = []
+        for x in calls:
+            if x.cache == "hit" or OVER_HOLD in x.flags:
+                self.settle(x)
+            elif x.holds:
+                ended.append((x.holds, x.usage.total, x.charge))
+                x.holds = NO_HOLDS
+        if ended:
+            self._book.settle_each(ended)
 
     def _terms_of(self, x: Exchange) -> _Terms:
         plan = x.plan
@@ -335,26 +381,20 @@ def _too_long(call: Call, plan: Plan, prompt: int, output: int, exact: bool) -> 
     return ContextTooLong(f"The prompt has {said}{wanted}; the context of model {plan.model!r} holds {window}. {advice}", param=param)
 
 
-def _hold(x: Exchange, caller: _Caller, holds: tuple[Hold, ...]) -> None:
+def _hold(x: Exchange, caller: _Caller, holds: Holds) -> None:
     x.holds = holds
-    money = caller.money
-    if len(money) == 1:
-        hold = holds[money[0]]
-        x.money_holds = (MeterHold(hold.meter.id, hold.amount),)
-    elif money:
-        x.money_holds = tuple([MeterHold(holds[index].meter.id, holds[index].amount) for index in money])
-    if caller.lines:
-        _tell(x, caller)
+    if caller.money:
+        x.money_holds = tuple([MeterHold(holds.meters[index].id, holds.amounts[index]) for index in caller.money])
 
 
-def _tell(x: Exchange, caller: _Caller) -> None:
+def _lines(caller: _Caller) -> str:
     """The OpenAI API's headers. What remains is what this worker has and what the office last said is left beside it."""
     lines = caller.lines
     if (pool := caller.requests) is not None:
         lines += f"x-ratelimit-remaining-requests: {pool.balance + pool.remaining}\r\n"
     if (pool := caller.tokens) is not None:
         lines += f"x-ratelimit-remaining-tokens: {pool.balance + pool.remaining}\r\n"
-    x.lines = lines
+    return lines
 
 
 def _refused(x: Exchange, caller: _Caller, refusal: Refusal, now: float) -> LimitExceeded:
