@@ -15,6 +15,7 @@ from gatehouse.core.identity import Principal, Role
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import CachePolicy, GuardPolicy, Ladder, Plan, Target
 from gatehouse.core.usage import Usage
+from gatehouse.pipeline.bookkeeping import Commitments
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Runner, Stage
 from gatehouse.pipeline.stages.cache import Cache
@@ -63,7 +64,7 @@ class House:
         self.clock = FakeClock()
         self.answers = MemoryCache(self.clock)
         self.target = Answering(*(events or (ANSWER,)), error=error)
-        self.cache = Cache(self.answers, **options)
+        self.cache = Cache(self.answers, Commitments(b"k" * 32).of_encoded, **options)
         self.runner = Runner((*before, self.cache, self.target), self.clock)
 
     async def ask(

@@ -163,7 +163,7 @@ class CallPath:
         commitments = Commitments(message.keys.commitment)
         self._books = books = Bookkeeper(journal, clock, self.tally, commitments, "", self.offload, attributor)
         limit = Limit(self._book, clock, self._models)
-        cache = Cache(MemoryCache(clock, settings.cache.max_bytes))
+        cache = Cache(MemoryCache(clock, settings.cache.max_bytes), commitments.of_encoded)
         self.health = TargetHealth(clock, rng, self.tally)
         self.loads = TargetLoads(clock)
         self._checks = HealthChecks(self._models.by_provider, self.health, clock, rng, spawn)

@@ -5,7 +5,7 @@ and watches hits too, so a stricter policy holds for old entries as well. Only w
 and only those that ended by themselves (stop, tool_calls).
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -24,7 +24,17 @@ from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange, canonical
 from gatehouse.pipeline.watching import Watching
 
+MOST_SHARES: Final = 10_000
+"""Pairs of caller and plan whose half of the keys is kept at hand."""
 _ENDED_WELL: Final = frozenset({"stop", "tool_calls"})
+
+
+class _Share(msgspec.Struct, frozen=True):
+    """Who shares the answers of a plan with a caller, under which policy: the first half of a key."""
+
+    principal: Principal
+    plan: Plan
+    digest: bytes
 
 
 class _Miss(msgspec.Struct):
@@ -39,15 +49,24 @@ class _Miss(msgspec.Struct):
     answer: Answer | None = None
 
 
+Prove = Callable[[bytes], bytes]
+"""A proof of fixed length of which call these bytes are; see `bookkeeping.Commitments.of_encoded`."""
+
+
 class Cache:
-    """Looks answers up and keeps new ones. `longest_answer` bounds, in characters, what is collected of a stream."""
+    """Looks answers up and keeps new ones. `longest_answer` bounds, in characters, what is collected of a stream.
+
+    `prove` makes the commitments of a call's records: what tells one call from another there does so here.
+    """
 
     name = "cache"
 
-    def __init__(self, answers: AnswerCache, *, longest_answer: int = 1_000_000) -> None:
+    def __init__(self, answers: AnswerCache, prove: Prove, *, longest_answer: int = 1_000_000) -> None:
         self._answers = answers
+        self._prove = prove
         self._longest = longest_answer
         self._encode = msgspec.msgpack.Encoder().encode
+        self._shares: dict[tuple[str, str], _Share] = {}
         self._misses: dict[Exchange, _Miss] = {}
         self._hits: dict[Exchange, Answer] = {}
         """Found by `at_once`, to be handed over by `admit`, which follows at once."""
@@ -127,14 +146,21 @@ class Cache:
 
     def _key(self, x: Exchange, call: Call, plan: Plan, policy: CachePolicy, principal: Principal) -> bytes:
         """Everything that decides what the answer may be and who may see it. Streamed or not is the same answer."""
+        share = self._shares.get((principal.key_id, plan.model))
+        if share is None or share.principal is not principal or share.plan is not plan:
+            share = self._share(plan, policy, principal)
         if call.stream or call.include_usage or call.turn is not None:
-            asked = canonical(replace(call, stream=False, include_usage=False, turn=None))
-        else:
-            asked = x.encoded()
-        # Two encoded values, each of which says where it ends: no two different pairs have the same bytes.
-        return blake2b(
-            self._encode((_scope(policy, principal), plan.model, plan.digest, plan.guard.version)) + asked, digest_size=32
-        ).digest()
+            return share.digest + self._prove(canonical(replace(call, stream=False, include_usage=False, turn=None)))
+        if not x.commitment:
+            x.commitment = self._prove(x.encoded())
+        return share.digest + x.commitment
+
+    def _share(self, plan: Plan, policy: CachePolicy, principal: Principal) -> "_Share":
+        if len(self._shares) >= MOST_SHARES:
+            self._shares.clear()
+        shared = self._encode((_scope(policy, principal), plan.model, plan.digest, plan.guard.version))
+        share = self._shares[principal.key_id, plan.model] = _Share(principal, plan, blake2b(shared, digest_size=32).digest())
+        return share
 
     async def _collected(self, miss: _Miss, events: Events) -> AsyncGenerator[Event, None]:
         collector: Collector | None = Collector()
