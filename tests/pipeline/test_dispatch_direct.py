@@ -266,7 +266,7 @@ async def test_a_fault_over_an_answer_is_one_calls(breaks: str) -> None:
     table = Table()
     x, asker = table.begin()
     if breaks == "counting":
-        table.tell(msgspec.structs.replace(WHOLE, choices=None))
+        table.tell(msgspec.structs.replace(WHOLE, usage="all of it"))
     else:
         table.tell(None, ZeroDivisionError("secret"))
     error = await asker.carried()

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from gatehouse.core.events import Chunk, Event, Events
+from gatehouse.core.events import Answer, Chunk, Event, Events
 from gatehouse.core.limits import Dimension
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
@@ -60,16 +60,14 @@ class Counting:
 
     def whole(self, x: Exchange, run: Run, event: Event) -> Event:
         """Count an answer in one piece; as it may go on."""
-        assert not isinstance(event, Chunk)
-        for choice in event.choices:
-            size = len(choice.text or "") + len(choice.reasoning or "") + len(choice.refusal or "")
-            if choice.tools:
-                size += sum(len(tool.arguments) + len(tool.name) for tool in choice.tools)
-            if size:
-                run.pieces += 1
-                run.characters += size
-        if event.usage is not None:
+        assert isinstance(event, Answer)
+        answer, usage = event, event.usage
+        if usage is None or not usage.total:
+            _count(run, answer)
+        if usage is not None:
             event = self._believe(x, run, event)
+            if event.usage is None and usage.total:
+                _count(run, answer)  # what the target says cannot be true, and nobody has counted yet
         # The last event of its stream: what it cost is known before it is written out.
         self.account(x, run)
         return event
@@ -135,6 +133,16 @@ class Counting:
                 x.flag(OVER_HOLD)
                 self._tally.count("gatehouse_over_hold_total", (target.id,))
                 return
+
+
+def _count(run: Run, answer: Answer) -> None:
+    for choice in answer.choices:
+        size = len(choice.text or "") + len(choice.reasoning or "") + len(choice.refusal or "")
+        if choice.tools:
+            size += sum(len(tool.arguments) + len(tool.name) for tool in choice.tools)
+        if size:
+            run.pieces += 1
+            run.characters += size
 
 
 def read_prompt(x: Exchange) -> Usage:

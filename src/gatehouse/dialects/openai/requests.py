@@ -52,6 +52,7 @@ from gatehouse.dialects.openai._shapes import (
     ImageShape,
     SchemaFormat,
     StreamOptions,
+    SystemShape,
     UserShape,
 )
 from gatehouse.dialects.openai.profiles import BINDING, PLAIN, Profile
@@ -78,9 +79,10 @@ def decode_request(body: bytes) -> Call:
             raise explain(fault, body) from None
         request, extra = _decode_with_extra(body, fault)
     else:
-        refuse_ambiguity(body, request)
         extra = {}
     plain = not extra and _options(request) == _NO_OPTIONS
+    if not extra and not (plain and body.count(b":") == _colons(request) and b"\\u" not in body):
+        refuse_ambiguity(body, request)
     if not plain:
         _check_options(request, len(body))
     _check(request)
@@ -134,6 +136,22 @@ def _decode_with_extra(body: bytes, fault: Exception) -> tuple[ChatRequest, dict
         if name in extra:
             raise invalid(name, f"this field is no longer accepted; use {successor}.", "unknown_field")
     return request, extra
+
+
+def _colons(request: ChatRequest) -> int:
+    """How many colons the body of a request without options has, if no key is in it twice; -1 where that is not known here."""
+    count = 2 + request.model.count(":")
+    count += (request.max_tokens is not None) + (request.max_completion_tokens is not None) + (request.stream is not None)
+    for message in request.messages:
+        content = message.content
+        if type(message) not in _SAYING or type(content) is not str or message.name is not None:
+            return -1
+        count += 2 + content.count(":")
+    return count
+
+
+_SAYING: Final = frozenset({UserShape, SystemShape})
+"""Messages that have nothing but a role, a content and a name."""
 
 
 def _check(request: ChatRequest) -> None:
