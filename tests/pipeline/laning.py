@@ -1,6 +1,7 @@
 """The runner's lane without tasks, with fakes around it: stages that do what a test says, a turn that ends when a test says."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from gatehouse.core.errors import GatehouseError
@@ -92,6 +93,28 @@ class Prompt(Step):
         self.note(x, "admit")
         self.act(x)
         return True
+
+
+class Clearing(Prompt):
+    """A stage that lets many calls pass at once: those of which `passes` says so."""
+
+    def __init__(
+        self, name: str, log: list[str], act: Act = nothing, *, passes: Act = bool, wait: Act = nothing, settle: Act = nothing
+    ) -> None:
+        super().__init__(name, log, act, wait=wait, settle=settle)
+        self.passes = passes
+
+    def clear(self, calls: Sequence[Exchange]) -> Sequence[Exchange]:
+        left = [x for x in calls if not self.passes(x)]
+        for x in calls:
+            if x not in left:
+                self.note(x, "admit")
+        return left
+
+    def settle_all(self, calls: Sequence[Exchange]) -> None:
+        for x in calls:
+            with contextlib.suppress(Exception):
+                self.settle(x)
 
 
 class Looking(Prompt):

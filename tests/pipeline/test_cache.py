@@ -405,3 +405,24 @@ async def test_without_a_ladder_nothing_is_kept_beyond_its_time() -> None:
     assert len(house.answers) == 1
     x, _ = await house.ask(cache=CachePolicy("key", 60.0))
     assert x.cache == "miss"
+
+
+async def test_what_changes_about_a_caller_or_a_plan_is_seen_at_once() -> None:
+    """A key that is moved to another team, and a plan or a policy that changes, meet no answer of before, and find theirs again."""
+    house = House()
+    await house.ask(cache=CachePolicy("team", 60))
+    moved = msgspec.structs.replace(ANN, team="elsewhere")
+    assert (await house.ask(who=moved, cache=CachePolicy("team", 60)))[0].cache == "miss"
+    assert (await house.ask(cache=CachePolicy("team", 60), digest=b"d2"))[0].cache == "miss"
+    assert (await house.ask(cache=CachePolicy("key", 60)))[0].cache == "miss"
+    assert (await house.ask(cache=CachePolicy("team", 60)))[0].cache == "hit"
+
+
+async def test_the_commitment_is_to_the_call_as_it_is_sent() -> None:
+    """What tells a call from others is what its records prove it with; of a stream it is not, which is another call with the same answer."""
+    house = House()
+    x, _ = await house.ask()
+    assert Commitments(b"k" * 32).proves(CALL, x.commitment)
+    streaming, _ = await house.ask(msgspec.structs.replace(CALL, stream=True))
+    assert streaming.cache == "hit"
+    assert streaming.commitment == b""

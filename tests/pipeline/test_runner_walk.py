@@ -10,7 +10,7 @@ from gatehouse.core.errors import Blocked, GatehouseError, InvalidRequest, Unava
 from gatehouse.core.events import Event, Events
 from gatehouse.core.outcome import Outcome
 from gatehouse.pipeline.exchange import Exchange
-from tests.pipeline.laning import Lane, Looking, Prompt, Target, exchange, pieces, whole
+from tests.pipeline.laning import Clearing, Lane, Looking, Prompt, Target, exchange, pieces, whole
 
 ENDS = (Outcome.CLIENT, Outcome.REVOKED, Outcome.DEADLINE, Outcome.SHUTDOWN)
 
@@ -22,6 +22,7 @@ class Walk:
         self.chance = random.Random(seed)
         self.log: list[str] = []
         stages = [Prompt(name, self.log, self.act, wait=self.wait, settle=self.settle) for name in "abc"]
+        stages[1] = Clearing("b", self.log, self.act, passes=lambda x: self.now(0.7), wait=self.wait, settle=self.settle)
         watching = Looking("d", self.log, self.look)
         self.target = Target(self.log, self.answer_later, start=self.act, started=self.act, wait=self.wait)
         self.lane = Lane(self.log, *stages, watching, self.target, turn=turn)

@@ -46,7 +46,10 @@ answers = object_of(
     {"id": mostly("a"), "model": mostly("m"), "created": mostly(7, 7.5), "system_fingerprint": mostly("f"), "error": odd, "zz": odd},
 )
 messages = object_of(
-    {"role": mostly("user", "system", "assistant", "tool"), "content": mostly("hi", [{"type": "text", "text": "a"}])},
+    {
+        "role": mostly("user", "system", "assistant", "tool"),
+        "content": mostly("hi", "to: you::", "\u2003:\x00"[:2], [{"type": "text", "text": "a:"}]),
+    },
     {"name": odd, "tool_calls": tool_calls, "tool_call_id": odd, "refusal": odd, "zz": odd},
 )
 others = [
@@ -100,7 +103,12 @@ def test_an_answer_reads_alike(answer: Any, again: str | None) -> None:
     assert outcome(decode_answer, body) == outcome(_decode_with_care, body)
 
 
-@given(asked, st.one_of(st.none(), st.none(), st.sampled_from(['"stream": true', '"model": "n"', '"temperature": null', '"n": 2'])))
+@given(
+    asked,
+    st.one_of(
+        st.none(), st.none(), st.sampled_from(['"stream": true', '"model": "n:"', '"max_tokens": null', '"temperature": null', '"n": 2'])
+    ),
+)
 def test_a_request_reads_alike(request: Any, again: str | None) -> None:
     """Whatever a caller writes, a request taken for one without options is the call that looking at each option makes of it."""
     body = written(request, again)
