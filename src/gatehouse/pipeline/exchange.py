@@ -76,7 +76,7 @@ class Exchange(msgspec.Struct, eq=False):
     first_event: float = -1.0
     """Seconds from the start to the first event, or -1."""
     marks: list[float] = []
-    """Monotonic seconds at which each entered stage's admit began and ended, in order: between two stages other calls have their turn."""
+    """Monotonic seconds at which each entered stage's admit began and ended, in order, for all calls of its turn."""
     entered: int = 0
     # who and what
     principal: Principal | None = None
