@@ -57,3 +57,22 @@ def test_what_comes_while_others_are_looked_at_has_its_turn_too() -> None:
     turn.send(lambda data: log.append("sent"), b"")
     turn.end()
     assert log == ["first", "later", "sent"]
+
+
+def test_a_step_that_ends_early_loses_nobody() -> None:
+    """Something ends the step of the loop while one is looked at: the others have their turn in the next."""
+    log: list[str] = []
+    turn = HandTurn()
+    arrivals = Arrivals(turn)
+
+    class Ending(Line):
+        def take_in(self) -> None:
+            super().take_in()
+            raise KeyboardInterrupt
+
+    for line in (Line("a", log), Ending("b", log), Line("c", log), Line("d", log)):
+        arrivals.add(line)
+    with pytest.raises(KeyboardInterrupt):
+        turn.end()
+    turn.end()
+    assert log == ["a", "b", "c", "d"]

@@ -419,7 +419,7 @@ async def test_what_changes_about_a_caller_or_a_plan_is_seen_at_once() -> None:
 
 
 async def test_the_commitment_is_to_the_call_as_it_is_sent() -> None:
-    """What tells a call from others is what its records prove it with; of a stream it is not, which is another call with the same answer."""
+    """What tells a call from others is what its records prove it with; not so of a stream, another call with the same answer."""
     house = House()
     x, _ = await house.ask()
     assert Commitments(b"k" * 32).proves(CALL, x.commitment)

@@ -1,5 +1,9 @@
 """Dispatch without tasks: what was begun comes to something exactly once, whoever fails, refuses or leaves, and nothing is left of it."""
 
+import gc
+import logging
+import weakref
+
 import msgspec
 import pytest
 
@@ -274,3 +278,23 @@ async def test_a_fault_over_an_answer_is_one_calls(breaks: str) -> None:
     assert "secret" not in error.message
     assert x.outcome is Outcome.FAILED
     assert table.clean()
+
+
+async def test_a_fault_of_a_question_holds_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that breaks over one call's question: its call fails, and what was raised keeps no call of the turn for the collector."""
+    table = Table()
+    monkeypatch.setattr(table.model, "ask", lambda *words: 1 // 0)
+    logging.disable()
+    gc.collect()
+    gc.disable()
+    try:
+        x, asker = table.begin()
+        assert [type(error) for error in asker.told] == [Internal]
+        assert table.bench.clean()
+        held = weakref.ref(asker)
+        del x, asker
+        assert held() is None
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+        logging.disable(logging.NOTSET)

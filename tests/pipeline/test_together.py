@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gatehouse.adapters.state.memory_cache import MemoryCache
 from gatehouse.core.calls import Call, Message, Tool
-from gatehouse.core.errors import Blocked, GatehouseError, LimitExceeded
+from gatehouse.core.errors import Blocked, GatehouseError, Internal, LimitExceeded
 from gatehouse.core.events import Answer, Choice, Events
 from gatehouse.core.identity import Principal, Role
 from gatehouse.core.limits import NO_HOLDS, Budget, Limits
@@ -318,3 +318,67 @@ def test_answers_are_kept_together_as_alone() -> None:
             cache.settle(x)
         kept.append([not cache.at_once(asked) for asked in turn])
     assert kept == [[True, False, True]] * 2
+
+
+# --- what others must not notice ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alone_first", [True, False], ids=["alone", "together"])
+async def test_a_call_that_could_not_be_held_for_is_asked_again_as_it_came(world: World, *, alone_first: bool) -> None:
+    """A look that came to nothing leaves no trace: a bound that Limit chose is not taken for the caller's, and no target is left out."""
+    near = Target("a/a", "a", "a", price=PLAN.targets[0].price, context_window=700)
+    far = Target("b/b", "b", "b", price=PLAN.targets[0].price, context_window=4000)
+    plan = Plan("assistant", (near,), fallbacks=((far,),), max_output_tokens=16_000)
+    bounds = Limits(requests_per_minute=1000)
+    who = key(bounds, "k1")
+    world.limit.settle(await world.admit(bounds, HI, plan, who))
+    untouched = world.exchange(bounds, HI, plan, who)
+    assert world.limit.at_once(untouched)
+    (pool,) = world.limit._callers["k1"].account.pools
+    pool.balance = 0 if alone_first else 2
+    turn = [world.exchange(bounds, HI, plan, who) for _ in range(3)]
+    if alone_first:
+        assert not world.limit.at_once(turn[0])
+    else:
+        assert world.limit.clear(turn) == turn
+    assert all((x.call, x.plan) == (HI, plan) for x in turn)
+    await world.limit.admit(turn[0])
+    assert (turn[0].plan, turn[0].call, turn[0].ceiling) == (untouched.plan, untouched.call, untouched.ceiling)
+
+
+async def test_what_cannot_be_given_back_costs_the_others_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The office cannot be told of what one call used above its hold: the slots of all others come back."""
+    slots, tokens = Limits(concurrency=50), Limits(concurrency=50, tokens_per_minute=100_000)
+    one, two = key(slots, "k1"), key(tokens, "k2")
+    turn = [await world.admit(slots, principal=who) for who in (one, two, one, two, one)]
+    turn[1].flag(OVER_HOLD)
+    turn[1].usage = Usage(10**6)
+    monkeypatch.setattr(world.line, "report_over", lambda *words: 1 // 0)
+    before = {name: pool.balance for name, pool in world.book._pools.items()}
+    world.limit.settle_all(turn)
+    after = {name: pool.balance for name, pool in world.book._pools.items()}
+    assert after["key:k1:slots"] - before["key:k1:slots"] == 3
+    assert after["key:k2:slots"] - before["key:k2:slots"] >= 1
+    assert not any(x.holds for x in turn)
+
+
+@pytest.mark.parametrize("where", ["down", "back"])
+async def test_who_cannot_be_carried_on_fails_alone(where: str) -> None:
+    """One asker cannot start a task: its call fails and settles, and the others of the turn are carried on."""
+    log: list[str] = []
+    target = LastStage(log, lambda x: whole(), wait=lambda x: where == "down")
+    it = Lane(log, Prompt("a", log), target)
+    these = [exchange(name) for name in "xyz"]
+    askers = it.begin(*these)
+    askers[0].wait = lambda: 1 // 0  # type: ignore[method-assign, assignment]
+    it.end_turn()
+    if where == "back":
+        for x in these:
+            target.come(x)
+        it.end_turn()
+    for asker in askers[1:]:
+        assert await asker.carried() is None
+    assert [type(error) for error in askers[0].told] == [Internal]
+    for x in these:
+        assert [line.split()[-1] for line in it.of(x) if line.startswith("settle")] == ["target", "a"]
+    assert it.runner.running == set()

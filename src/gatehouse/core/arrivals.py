@@ -36,8 +36,13 @@ class Arrivals:
 
     def _take_in(self) -> None:
         came, self._came = self._came, []
-        for receiver in came:
-            try:
-                receiver.take_in()
-            except Exception:
-                logger.exception("what was received could not be looked at")
+        came.reverse()
+        try:
+            while came:
+                try:
+                    came.pop().take_in()
+                except Exception:
+                    logger.exception("what was received could not be looked at")
+        finally:
+            for receiver in reversed(came):  # this step of the loop is over for a reason that is none of ours
+                self.add(receiver)

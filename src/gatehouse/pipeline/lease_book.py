@@ -9,6 +9,7 @@ Near a cap, where slices would strand amounts with one worker, the office lends 
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import add
@@ -19,6 +20,8 @@ import msgspec
 from gatehouse.core.errors import Unavailable
 from gatehouse.core.limits import NO_HOLDS, Dimension, Draw, Granted, Holds, Meter, Unused
 from gatehouse.core.ports import Clock, LeaseOffice, Spawn
+
+logger = logging.getLogger("gatehouse.limits")
 
 _REQUESTS: Final = Dimension.REQUESTS
 _TOKENS: Final = Dimension.TOKENS
@@ -193,18 +196,23 @@ class LeaseBook:
             raise
 
     def settle_each(self, ended: Sequence[tuple[Holds, int, int]]) -> None:
-        """As `settle`, for several calls that used no more than they held."""
-        amounts: tuple[int, ...] = ()
-        held, all_tokens, all_money = NO_HOLDS, 0, 0
+        """As `settle`, for several calls that used no more than they held. What befalls some of them does not touch the others."""
+        alike: list[tuple[Holds, int, int]] = []
+        held, amounts, all_tokens, all_money = NO_HOLDS, NO_HOLDS.amounts, 0, 0
         for holds, tokens, money in ended:
             if holds.stamps == held.stamps and holds.meters == held.meters:
                 amounts = tuple(map(add, amounts, holds.amounts))
                 all_tokens += tokens
                 all_money += money
             else:
-                self.settle(Holds(held.meters, amounts, held.stamps), all_tokens, all_money)
+                alike.append((Holds(held.meters, amounts, held.stamps), all_tokens, all_money))
                 held, amounts, all_tokens, all_money = holds, holds.amounts, tokens, money
-        self.settle(Holds(held.meters, amounts, held.stamps), all_tokens, all_money)
+        alike.append((Holds(held.meters, amounts, held.stamps), all_tokens, all_money))
+        for each in alike:
+            try:
+                self.settle(*each)
+            except Exception:
+                logger.exception("what some calls held could not be given back")
 
     def settle(self, holds: Holds, tokens: int, money: int) -> None:
         """A call has ended: true its holds up to what it used. Its request stays counted, its slot comes back.

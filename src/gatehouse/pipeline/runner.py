@@ -231,10 +231,13 @@ class Runner:
 
     def _leave(self, x: Exchange, fault: Exception | None) -> None:
         """The call goes no further with the others."""
-        if fault is None:
-            self._hand_over(x)
-        else:
+        if fault is not None:
             self._failed(x, fault, streaming=False)
+            return
+        try:
+            self._hand_over(x)
+        except Exception as broken:
+            self._failed(x, broken, streaming=False)
 
     @staticmethod
     def _hand_over(x: Exchange) -> None:
@@ -279,7 +282,7 @@ class Runner:
             if x.asker is None or x.outcome is not None:
                 continue  # ended from outside in this very turn, and about to be settled
             if source is None:
-                self._hand_over(x)
+                self._leave(x, None)
                 continue
             x.marks.append(at)
             if isinstance(source, Answer):

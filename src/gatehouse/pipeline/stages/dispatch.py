@@ -163,7 +163,10 @@ class Dispatch:
                     left.append((x, None))
             except Exception as fault:
                 left.append((x, fault))
-        return left
+        try:
+            return (*left,)
+        finally:
+            left.clear()  # a fault holds this function, which must not hold it: nothing is to wait for the cycle collector
 
     def _begins(self, x: Exchange, way: Way, resume: Resume) -> bool:
         """Whether the call's target could be asked without waiting; then it leaves at the end of this turn."""

@@ -4,6 +4,7 @@ The holds are upper bounds: the dearest target that may answer, the prompt count
 tokens of answer as may come, a number that is written into the call and so is what the target is told.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from operator import add, itemgetter
@@ -25,6 +26,8 @@ from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.lease_book import Account, LeaseBook, Pool, Refusal
 from gatehouse.pipeline.token_bounds import at_least, at_most
 
+logger = logging.getLogger("gatehouse.limits")
+
 
 class PromptCounter(Protocol):
     """Counts prompts where targets can."""
@@ -43,6 +46,8 @@ _TWICE: Final = (Dimension.TOKENS, Dimension.MONEY)
 """What two attempts use twice."""
 _PROMPTS: Final = {"chat": ("messages", "messages"), "completion": ("prompt", "prompt"), "embedding": ("input", "input")}
 """For each operation what a caller calls the prompt, and its field."""
+_Asked = tuple[Call | None, Plan | None]
+"""A call as it came to be limited, and where it was to go."""
 _FULL_WINDOW: Final = "1m2s"
 """After so long without a call a window is whole again, leases and all."""
 
@@ -144,10 +149,11 @@ class Limit:
 
     def clear(self, calls: Sequence[Exchange]) -> Sequence[Exchange]:
         """What the calls of a caller need is taken for all of them in one; those for whom it cannot be."""
-        callers: dict[_Caller, tuple[list[Exchange], list[tuple[int, ...]]]] = {}
+        callers: dict[_Caller, tuple[list[Exchange], list[tuple[int, ...]], list[_Asked]]] = {}
         others: list[Exchange] = []
         for x in calls:
             terms = self._terms_of(x)
+            asked = x.call, x.plan
             try:
                 if terms.counts and self._must_count(x, terms):
                     others.append(x)
@@ -159,12 +165,15 @@ class Limit:
             if caller.account.pools:
                 theirs = callers.get(caller)
                 if theirs is None:
-                    theirs = callers[caller] = ([], [])
+                    theirs = callers[caller] = ([], [], [])
                 theirs[0].append(x)
                 theirs[1].append(needs)
-        for caller, (asking, all_needs) in callers.items():
+                theirs[2].append(asked)
+        for caller, (asking, all_needs, before) in callers.items():
             held = self._book.take_each(caller.account, all_needs)
             if held is None:
+                for x, (call, plan) in zip(asking, before, strict=True):
+                    x.call, x.plan = call, plan  # who asks for it again has to find what was asked for
                 others += asking
                 continue
             lines = _lines(caller)
@@ -182,14 +191,14 @@ class Limit:
             terms = self._terms_of(x)
         if terms.counts and self._must_count(x, terms):
             return False
+        call = x.call
         caller, needs, _ = self._needs(x, terms)
         account = caller.account
         if not account.pools:
             return True
-        if account.waiting:
-            return False
-        holds = self._book.draw(account.pools, needs)
+        holds = self._book.take(account, needs)
         if holds is None:
+            x.call, x.plan = call, plan  # `admit` has to find what was asked for
             return False
         _hold(x, caller, holds)
         x.lines = _lines(caller)
@@ -279,7 +288,10 @@ class Limit:
         ended: list[tuple[Holds, int, int]] = []
         for x in calls:
             if x.cache == "hit" or OVER_HOLD in x.flags:
-                self.settle(x)
+                try:
+                    self.settle(x)
+                except Exception:
+                    logger.exception("call %s: what it held could not be given back", x.request_id)
             elif x.holds:
                 ended.append((x.holds, x.usage.total, x.charge))
                 x.holds = NO_HOLDS
