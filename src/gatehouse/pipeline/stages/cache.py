@@ -22,6 +22,7 @@ from gatehouse.core.plans import CachePolicy, Plan
 from gatehouse.core.ports import AnswerCache
 from gatehouse.core.single import Single
 from gatehouse.pipeline.exchange import NO_USAGE, Exchange, canonical
+from gatehouse.pipeline.runner import Answered
 from gatehouse.pipeline.watching import Watching
 
 MOST_SHARES: Final = 10_000
@@ -117,7 +118,7 @@ class Cache:
             return events
         return Watching(events, self._collected(miss, events))
 
-    def clear_answers(self, answers: Sequence[tuple[Exchange, Answer]]) -> Sequence[tuple[Exchange, Answer]]:
+    def clear_answers(self, answers: Sequence[Answered]) -> Sequence[Answered]:
         """As `watch`, of whole answers."""
         misses, longest = self._misses, self._longest
         for x, answer in answers:

@@ -25,6 +25,7 @@ from gatehouse.pipeline.cuts import cuts
 from gatehouse.pipeline.exchange import Exchange
 from gatehouse.pipeline.margins import Margins, fit, written
 from gatehouse.pipeline.remote_content import check_remote_urls
+from gatehouse.pipeline.runner import Answered
 from gatehouse.pipeline.screen import Action, Found, Screen, answer_texts, plain_answer, rewritten_answer
 from gatehouse.pipeline.sieve import Sieve, Spot, merged, redacted
 from gatehouse.pipeline.watching import Watching
@@ -322,10 +323,10 @@ class Guard:
                 x.flag(f"guard:{rule}")
             await events.aclose()
 
-    def clear_answers(self, answers: Sequence[tuple[Exchange, Answer]]) -> Sequence[tuple[Exchange, Answer]]:
+    def clear_answers(self, answers: Sequence[Answered]) -> Sequence[Answered]:
         """As `clear`, of whole answers: those that may not leave as they are, or not without being read with care."""
         simple: list[str] = []
-        others: list[tuple[Exchange, Answer]] = []
+        others: list[Answered] = []
         try:
             for each in answers:
                 x, answer = each

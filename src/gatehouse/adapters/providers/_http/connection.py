@@ -198,6 +198,7 @@ class Connection(asyncio.Protocol):
             self._arrivals.add(self)
 
     def take_in(self) -> None:
+        """Look at what came in this turn. See `core.arrivals.Receiver`."""
         data = self._pending
         if data:
             self._pending = b""
