@@ -1,7 +1,7 @@
 """What many calls of a turn are let pass, held for and settled with in one is what each of them would be by itself."""
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ from gatehouse.pipeline.stages.authorise import Authorise
 from gatehouse.pipeline.stages.cache import Cache
 from gatehouse.pipeline.stages.route import Route, RouteTable
 from gatehouse.testing.fakes import FakeClock
+from tests.pipeline import test_limit
 from tests.pipeline.laning import Clearing, Lane, Prompt, exchange, only, refuse, whole
 from tests.pipeline.laning import Target as LastStage
 from tests.pipeline.test_lease_book import World as Leases
@@ -184,13 +185,8 @@ def test_the_way_is_the_same_together_as_alone(asked: list[Call]) -> None:
 # --- holds -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    """Ends with no task running and none failed."""
-    world = World()
-    yield world
-    await world.spawn.close()
-    assert world.spawn.errors == []
+world = test_limit.world
+"""As there: it ends with no task running and none failed."""
 
 
 @pytest.mark.parametrize("seed", range(30))
