@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import os
+import select
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -16,8 +17,14 @@ from gatehouse.core.ports import Clock
 
 logger = logging.getLogger("gatehouse.wire.http")
 
-_BATCH: Final = 1
-"""Connections taken in one turn of the loop: the workers share the listening socket, and who takes all that wait leaves the others idle."""
+_ONE_SECONDS: Final = 0.0002
+"""What a worker with nothing else to do needs for a connection, in seconds. The workers share the listening socket, and who takes all
+that wait leaves the others idle: so one is taken in a turn of the loop, and of those that stayed in the queue only as many as an idle
+neighbour would have fetched meanwhile. A busy worker's turns are long, and at one for each a burst would wait in the queue for seconds."""
+_MOST: Final = 256
+"""Connections taken in one turn of the loop."""
+_QUEUE: Final = 65_535
+"""More than a listening socket keeps."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _LEFT: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPERM}
@@ -50,6 +57,8 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._listening = False
         self._closed = False
+        self._stayed: dict[int, float] = {}
+        """When connections were left in the queue of a listening socket (its descriptor)."""
         self._reserve = _spare()
         """A descriptor to spare: with none left, not even a refusal could be sent. -1 while there is not even that."""
         for sock in self._sockets:
@@ -87,7 +96,7 @@ class Acceptor:
         if self._closed:
             return
         for sock in self._sockets if self._listening else ():
-            self._accept(sock)
+            self._take(sock, _QUEUE)
         self.pause()
         self._closed = True
         if self._reserve >= 0:
@@ -96,7 +105,14 @@ class Acceptor:
             sock.close()
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_BATCH):
+        stayed = self._stayed.pop(listener.fileno(), None)
+        fetchable = 1 if stayed is None else int((self._clock.monotonic() - stayed) / _ONE_SECONDS)
+        self._take(listener, max(1, min(fetchable, _MOST)))
+        if self._listening and _readable(listener):
+            self._stayed[listener.fileno()] = self._clock.monotonic()
+
+    def _take(self, listener: socket.socket, most: int) -> None:
+        for _ in range(most):
             if not self._room():
                 self.pause()
                 return
@@ -127,6 +143,13 @@ class Acceptor:
         except OSError:
             pass  # it has gone, or somebody else took the descriptor
         self._reserve = _spare()
+
+
+def _readable(listener: socket.socket) -> bool:
+    """Whether somebody waits in its queue."""
+    poll = select.poll()
+    poll.register(listener.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _spare() -> int:
