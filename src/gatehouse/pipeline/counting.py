@@ -61,7 +61,23 @@ class Counting:
     def whole(self, x: Exchange, run: Run, event: Event) -> Event:
         """Count an answer in one piece; as it may go on."""
         assert isinstance(event, Answer)
-        answer, usage = event, event.usage
+        answer, usage, target = event, event.usage, run.target
+        if (
+            usage is not None
+            and 0 < (tokens := usage.total) <= MOST_TOKENS
+            and not usage.has_negative
+            and run.begun
+            and not run.counted
+            and x.lost is None
+            and target is not None
+        ):
+            # As of nearly every answer: what the target says can be true, and it is all there is to pay for.
+            run.usage = x.usage = usage
+            run.pieces = run.characters = 0
+            x.charge = charge = ZERO if target.price is None else target.price.charge(usage)
+            run.counted = True
+            self._compare(x, target, charge, tokens)
+            return event
         if usage is None or not usage.total:
             _count(run, answer)
         if usage is not None:
@@ -111,7 +127,7 @@ class Counting:
         elif x.outcome in {Outcome.CLIENT, Outcome.REVOKED} and run.attempt is not None and run.attempt.sent:
             # The caller left while the target was reading the prompt: that much was asked for and done.
             self._estimate(x, run)
-        self._compare(x, run.target)
+        self._compare(x, run.target, x.charge, x.usage.total)
 
     def _estimate(self, x: Exchange, run: Run) -> None:
         call = x.call
@@ -125,8 +141,7 @@ class Counting:
         self._charge(x, run, msgspec.structs.replace(usage, output=usage.output + output))
         x.flag("estimated_usage")
 
-    def _compare(self, x: Exchange, target: Target) -> None:
-        charge, tokens = x.charge, x.usage.total
+    def _compare(self, x: Exchange, target: Target, charge: Money, tokens: int) -> None:
         for meter, amount in zip(x.holds.meters, x.holds.amounts, strict=True):
             dimension = meter.dimension
             if (dimension is _MONEY and charge > amount) or (dimension is _TOKENS and tokens > amount):

@@ -80,11 +80,13 @@ def decode_request(body: bytes) -> Call:
         request, extra = _decode_with_extra(body, fault)
     else:
         extra = {}
-    plain = not extra and _options(request) == _NO_OPTIONS
-    if not extra and not (plain and body.count(b":") == _colons(request) and b"\\u" not in body):
-        refuse_ambiguity(body, request)
-    if not plain:
-        _check_options(request, len(body))
+    plain = counted = not extra and body.count(b":") == _colons(request) and b"\\u" not in body
+    if not counted:
+        plain = not extra and _options(request) == _NO_OPTIONS
+        if not extra:
+            refuse_ambiguity(body, request)
+        if not plain:
+            _check_options(request, len(body))
     _check(request)
     messages = tuple([message.core() for message in request.messages])
     if plain:
@@ -139,7 +141,8 @@ def _decode_with_extra(body: bytes, fault: Exception) -> tuple[ChatRequest, dict
 
 
 def _colons(request: ChatRequest) -> int:
-    """How many colons the body of a request without options has, if no key is in it twice; -1 where that is not known here."""
+    """How many colons the body of a request has that asks for nothing but an answer, if no key is in it twice: every key and every colon
+    in a text is one. Whatever else is in it has a key more. -1 where that is not known here."""
     count = 2 + request.model.count(":")
     count += (request.max_tokens is not None) + (request.max_completion_tokens is not None) + (request.stream is not None)
     for message in request.messages:
