@@ -1,6 +1,6 @@
 """Dispatch with fakes around it: models that do what a test says, books that remember, time that a test moves."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from gatehouse.core.calls import Call, Message
@@ -9,7 +9,7 @@ from gatehouse.core.events import Answer, ChoiceDelta, Chunk, Event, Events
 from gatehouse.core.identity import Principal, Role
 from gatehouse.core.limits import NO_HOLDS, Holds
 from gatehouse.core.plans import Plan, Target
-from gatehouse.core.ports import Attempt, Model
+from gatehouse.core.ports import Attempt, Model, Refused
 from gatehouse.core.usage import Price, Usage
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.reliability import Reliability
@@ -55,7 +55,7 @@ class FakeBooks:
     async def commit(self, x: Exchange) -> None:
         x.commitment = b"c"
 
-    def opened(self, x: Exchange, target: Target, refused: object = None) -> None:
+    def opened(self, x: Exchange, target: Target) -> None:
         if self.broken:
             raise Unavailable("The journal cannot be written.")
         x.attempts += 1
@@ -63,6 +63,15 @@ class FakeBooks:
         x.opened = True
         x.target = target
         self.log.append(f"opened {target.id}")
+
+    def opened_all(self, calls: Sequence[tuple[Exchange, Target]], refused: Refused) -> list[tuple[Exchange, Exception]]:
+        left: list[tuple[Exchange, Exception]] = []
+        for x, target in calls:
+            try:
+                self.opened(x, target)
+            except Unavailable as error:
+                left.append((x, error))
+        return left
 
     def not_opened(self, x: Exchange) -> None:
         """Nothing is refused here."""

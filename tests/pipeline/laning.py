@@ -153,9 +153,15 @@ class Target(Step):
                 left.append((x, fault))
         return left
 
-    def started(self, x: Exchange) -> None:
-        self.has_started(x)
-        self.note(x, "started")
+    def started(self, calls: Sequence[Exchange]) -> Left:
+        left: list[tuple[Exchange, Exception | None]] = []
+        for x in calls:
+            try:
+                self.has_started(x)
+                self.note(x, "started")
+            except Exception as fault:
+                left.append((x, fault))
+        return left
 
     def come(self, x: Exchange, events: Events | None = None) -> None:
         """It has answered with `events`; with None something has to be waited for."""

@@ -3,6 +3,7 @@
 import gc
 import logging
 import weakref
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -14,7 +15,6 @@ from gatehouse.core.money import Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Plan, Target
 from gatehouse.core.ports import Attempt, Refused, Told
-from gatehouse.core.records import Record
 from gatehouse.core.single import Single
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.exchange import Exchange
@@ -75,12 +75,13 @@ class PostedBooks(FakeBooks):
 
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)
-        self.posted: list[Refused] = []
+        self.posted: list[tuple[str, Refused]] = []
 
-    def opened(self, x: Exchange, target: Target, refused: object = None) -> None:
-        super().opened(x, target, refused)
-        if callable(refused):
-            self.posted.append(refused)
+    def opened_all(self, calls: Sequence[tuple[Exchange, Target]], refused: Refused) -> list[tuple[Exchange, Exception]]:
+        left = super().opened_all(calls, refused)
+        failed = [x for x, _ in left]
+        self.posted += [(x.request_id, refused) for x, _ in calls if x not in failed]
+        return left
 
     def not_opened(self, x: Exchange) -> None:
         x.attempts -= 1
@@ -91,10 +92,9 @@ class PostedBooks(FakeBooks):
     def write(self, error: GatehouseError | None = None) -> None:
         """The turn is over; with `error` the disk refuses."""
         posted, self.posted = self.posted, []
-        record: Record = opened_record()
-        for refused in posted:
+        for request_id, refused in posted:
             if error is not None:
-                refused(record, error)
+                refused(opened_record(request_id), error)
 
 
 class Table:

@@ -387,9 +387,9 @@ async def test_both_records_carry_what_the_call_is_booked_under() -> None:
     x = await desk.admitted()
     books.opened(x, LAB)
     books.attempt_failed(x, UpstreamFailed("no", code="upstream_broken"))
-    books.closed(x)
+    books.closed([x])
     refused = await desk.admitted("req_2")
-    books.closed(refused)
+    books.closed([refused])
     assert [record.attribution for record in journal.records] == [made] * 4
     assert asked == [x, refused]
 

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Eve
 from gatehouse.core.identity import Principal, Role
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Deadlines, Plan, Target
-from gatehouse.core.ports import Attempt, Clock, Model
+from gatehouse.core.ports import Attempt, Clock, Model, Refused
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Runner
@@ -84,10 +84,15 @@ class Silent:
     async def commit(self, x: Exchange) -> None:
         """Nothing to commit to."""
 
-    def opened(self, x: Exchange, target: Target, refused: object = None) -> None:
+    def opened(self, x: Exchange, target: Target) -> None:
         x.attempts += 1
         x.opened = True
         x.target = target
+
+    def opened_all(self, calls: Sequence[tuple[Exchange, Target]], refused: Refused) -> list[tuple[Exchange, Exception]]:
+        for x, target in calls:
+            self.opened(x, target)
+        return []
 
     def not_opened(self, x: Exchange) -> None:
         """Nothing is refused here."""

@@ -3,7 +3,7 @@
 Time, chance and tasks are ports too, so that a seeded simulator can run the real code.
 """
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from gatehouse.core.calls import Call
@@ -240,6 +240,9 @@ class Journal(Protocol):
 
         Whatever is sent by the turn leaves after it. Where there is no turn it is appended, and raises what that raises.
         """
+
+    def post_all(self, records: Sequence[Record], refused: Refused) -> None:
+        """As `post`, of several, but it never raises: where there is no turn, `refused` is called at once."""
 
     async def sync(self) -> None:
         """Return when everything appended so far is on disk (grouped fsync)."""

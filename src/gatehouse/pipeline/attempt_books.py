@@ -1,5 +1,6 @@
 """What Dispatch needs of whoever keeps the journal of attempts."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from gatehouse.core.errors import GatehouseError
@@ -19,11 +20,13 @@ class Books(Protocol):
     async def commit(self, x: Exchange) -> None:
         """Make the commitment of a large call beside the loop, before `opened` needs it."""
 
-    def opened(self, x: Exchange, target: Target, refused: Refused | None = None) -> None:
-        """Write that an attempt at `target` begins: `x.attempts`, `x.target` and `x.opened` say so too.
+    def opened(self, x: Exchange, target: Target) -> None:
+        """Write that an attempt at `target` begins: `x.attempts`, `x.target` and `x.opened` say so too."""
 
-        With `refused` it is written at the end of this turn of the loop, before anything is sent, and that is told if it cannot be.
-        """
+    def opened_all(self, calls: Sequence[tuple[Exchange, Target]], refused: Refused) -> list[tuple[Exchange, Exception]]:
+        """The same of several, at the end of this turn of the loop, before anything is sent; those of which nothing will be written,
+        each with why. `refused` is told of each that cannot be written then."""
+        ...
 
     def not_opened(self, x: Exchange) -> None:
         """Take back what `x` says of an attempt whose record was refused."""

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -96,7 +96,7 @@ class Bookkeeper:
     ) -> None:
         self._journal = journal
         self._append = journal.append
-        self._post = journal.post
+        self._post_all = journal.post_all
         self._now = clock.now
         self._monotonic = clock.monotonic
         self._tally = tally
@@ -125,21 +125,43 @@ class Bookkeeper:
         if self._offload is not None and call is not None and self.commits_beside(x):
             x.commitment = await self._offload(lambda: self._commitments.of(call))
 
-    def opened(self, x: Exchange, target: Target, refused: Refused | None = None) -> None:
+    def opened(self, x: Exchange, target: Target) -> None:
         """An attempt at `target` begins; nothing may be sent before this returns. One that is open goes on beside it.
-
-        With `refused` the record leaves at the end of this turn of the loop, before what is sent then; it is called, with the
-        exchange as it was, when the disk refuses.
 
         Raises:
             Unavailable: the journal refuses. The exchange is as it was.
         """
+        if self._waiting:
+            self._catch_up()
+        self._append(self._opening(x, target, self._now()))
+        _opens(x, target)
+
+    def opened_all(self, calls: Sequence[tuple[Exchange, Target]], refused: Refused) -> list[tuple[Exchange, Exception]]:
+        """Attempts at these targets begin; their records leave at the end of this turn of the loop, before what is sent then.
+
+        Those of which there is none are as they were, and are given back, each with why. `refused` is called for each that the disk
+        refuses then; where there are no turns, at once.
+        """
+        now = self._now()
+        records: list[Record] = []
+        left: list[tuple[Exchange, Exception]] = []
+        for x, target in calls:
+            try:
+                if self._waiting:
+                    self._catch_up()
+                records.append(self._opening(x, target, now))
+            except Exception as fault:
+                left.append((x, fault))
+            else:
+                _opens(x, target)
+        self._post_all(records, refused)
+        return left
+
+    def _opening(self, x: Exchange, target: Target, now: float) -> Opened:
         principal, plan = x.principal, x.plan
         assert principal is not None
         assert plan is not None
         assert x.call is not None
-        if self._waiting:
-            self._catch_up()
         if not x.commitment:
             x.commitment = self._commitments.of_encoded(x.encoded())
         if x.attribution is None:
@@ -148,7 +170,7 @@ class Bookkeeper:
         record = Opened(
             x.request_id,
             x.attempts + 1,
-            self._now(),
+            now,
             principal.tenant,
             principal.team,
             principal.key_id,
@@ -166,14 +188,7 @@ class Bookkeeper:
             price = x.target.price
             other = replace(record, attempt=x.attempt, target=x.target.id, price="" if price is None else price.snapshot)
             record = replace(record, beside=other)
-        if refused is None:
-            self._append(record)
-        else:
-            self._post(record, refused)
-        x.attempts += 1
-        x.attempt = x.attempts
-        x.target = target
-        x.opened = True
+        return record
 
     def not_opened(self, x: Exchange) -> None:
         """The record of the attempt that is open was refused: no attempt was made."""
@@ -220,24 +235,29 @@ class Bookkeeper:
         else:
             self._write(record)
 
-    def closed(self, x: Exchange) -> float:
-        """The call has ended; returns the seconds it took. Never raises: what cannot be written waits and is counted."""
-        attempt = x.attempt if x.opened else 0
-        x.opened = False
-        ended = self._monotonic()
-        try:
-            record = self._record(x, x.error, attempt, ended)
-        except Exception:
-            self._lost(x)
-        else:
-            # Its answer leaves by the turn as well, or ends it first.
+    def closed(self, calls: Sequence[Exchange]) -> float:
+        """They have ended; returns when, by the clock of durations. Never raises: what cannot be written waits and is counted.
+
+        It leaves at the end of this turn of the loop, as their answers do, or before.
+        """
+        ended, now = self._monotonic(), self._now()
+        records: list[Record] = []
+        for x in calls:
+            attempt = x.attempt if x.opened else 0
+            x.opened = False
             try:
-                if self._waiting:
-                    self._catch_up()
-                self._post(record, self._wait)
-            except Exception as problem:
+                records.append(self._record(x, x.error, attempt, ended, now))
+            except Exception:
+                self._lost(x)
+        try:
+            if self._waiting:
+                self._catch_up()
+        except Exception as problem:
+            for record in records:
                 self._wait(record, problem)
-        return ended - x.clock_start
+        else:
+            self._post_all(records, self._wait)
+        return ended
 
     def _lost(self, x: Exchange) -> None:
         self._tally.count("gatehouse_journal_errors_total")
@@ -252,12 +272,12 @@ class Bookkeeper:
             self._wait(record, problem)
 
     def _failed(self, x: Exchange, error: GatehouseError | None, attempt: int, ended: float) -> Closed:
-        record = self._record(x, error, attempt, ended)
+        record = self._record(x, error, attempt, ended, self._now())
         return replace(
             record, outcome=Outcome.FAILED.value, usage=NO_USAGE, charge=ZERO, flags=(), first_event_us=-1, marks=(), final=False
         )
 
-    def _record(self, x: Exchange, error: GatehouseError | None, attempt: int, ended: float) -> Closed:
+    def _record(self, x: Exchange, error: GatehouseError | None, attempt: int, ended: float, now: float) -> Closed:
         principal, plan, target, call = x.principal, x.plan, x.target, x.call
         if call is not None and not x.commitment:
             x.commitment = self._commitments.of(call)
@@ -268,7 +288,7 @@ class Bookkeeper:
         return Closed(
             x.request_id,
             attempt,
-            self._now(),
+            now,
             HOUSE if principal is None else principal.tenant,
             None if principal is None else principal.team,
             "" if principal is None else principal.key_id,
@@ -308,6 +328,13 @@ class Bookkeeper:
             return
         self._waiting.append(record)
         logger.error("call %s: its end cannot be recorded yet: %s", record.request_id, problem)
+
+
+def _opens(x: Exchange, target: Target) -> None:
+    x.attempts += 1
+    x.attempt = x.attempts
+    x.target = target
+    x.opened = True
 
 
 def _characters(call: Call) -> int:

@@ -20,14 +20,13 @@ class CallDeadlines:
     def __len__(self) -> int:
         return sum(len(calls) for calls in self._due.values())
 
-    def start(self, x: Exchange, seconds: float) -> None:
-        """End `x` with outcome deadline unless it is stopped within `seconds`."""
-        due = self._clock.monotonic() + seconds
+    def start(self, x: Exchange, seconds: float, now: float) -> None:
+        """End `x` with outcome deadline unless it is stopped within `seconds` from `now`, by the clock of durations."""
         calls = self._due.get(seconds)
         if calls is None:
             calls = self._due[seconds] = {}
             self._clock.call_later(seconds, self._look, seconds)
-        calls[x] = due
+        calls[x] = now + seconds
 
     def stop(self, x: Exchange, seconds: float) -> None:
         """`x` has ended; a no-op when it was not started."""

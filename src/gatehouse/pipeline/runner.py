@@ -80,12 +80,9 @@ class Starter(Stage, Protocol):
     def start(self, calls: Sequence[Exchange], resume: Resume) -> Left:
         """Prepare them, for `resume` to be called once for each, later. Never raises; with those that it returns it has done nothing."""
 
-    def started(self, x: Exchange) -> None:
-        """What was prepared goes out at the end of this turn. Called once for a call that `start` has prepared.
-
-        Raises:
-            GatehouseError: as `admit`.
-        """
+    def started(self, calls: Sequence[Exchange]) -> Left:
+        """What was prepared goes out at the end of this turn. Called once for calls that `start` has prepared. Never raises; those
+        that it returns do not go out, each with what refuses it."""
 
 
 class Together(Stage, Protocol):
@@ -137,7 +134,8 @@ class Runner:
         self._at_once = [(getattr(stage, "at_once", _never), getattr(stage, "clear", None)) for stage in stages[:-1]]
         self._start: Callable[[Sequence[Exchange], Resume], Left]
         self._start = getattr(stages[-1], "start", _never_starts) if stages else _never_starts
-        self._started: Callable[[Exchange], None] = getattr(stages[-1], "started", _nothing_started) if stages else _nothing_started
+        self._started: Callable[[Sequence[Exchange]], Left]
+        self._started = getattr(stages[-1], "started", _nothing_started) if stages else _nothing_started
         watches = [getattr(stage, "watch", None) for stage in stages]
         self._watchers = tuple(tuple(watch for watch in watches[:depth][::-1] if watch) for depth in range(len(stages) + 1))
         """Who watches the stream of a call that entered so many stages, in order."""
@@ -205,12 +203,13 @@ class Runner:
 
     def _go_over(self, calls: list[Exchange], marks: list[float]) -> None:
         """The last stage begins, where that needs no waiting."""
-        began, depth = self._started, self._depth
+        depth = self._depth
         for x in calls:
             _stands(x, depth, marks)
         left = [*self._start(calls, self._came)]
         others = {x for x, _ in left}
         ended: list[Exchange] = []
+        going: list[Exchange] = []
         for x in calls:
             if x in others:
                 continue
@@ -219,10 +218,13 @@ class Runner:
                 continue
             assert x.asker is not None
             x.stop = x.asker.stop
+            going.append(x)
+        if going:
             try:
-                began(x)
+                left += self._started(going)
             except Exception as fault:
-                left.append((x, fault))
+                logger.exception("the last stage failed over several calls")
+                left += [(x, fault) for x in going]
         for x in ended:
             self.stopped(x)  # now: by the loop's next step, what was prepared for it would be out
         while left:
@@ -532,8 +534,9 @@ def _never(x: Exchange) -> bool:
     return False
 
 
-def _nothing_started(x: Exchange) -> None:
+def _nothing_started(calls: Sequence[Exchange]) -> Left:
     """The `started` of a stage that has none."""
+    return ()
 
 
 def _never_starts(calls: Sequence[Exchange], resume: Resume) -> Left:

@@ -235,6 +235,14 @@ class FakeJournal:
         """Keep it at once: there are no turns here."""
         self.append(record)
 
+    def post_all(self, records: Sequence[Record], refused: Refused) -> None:
+        """The same of several; `refused` is called for each that is not kept."""
+        for record in records:
+            try:
+                self.append(record)
+            except Unavailable as error:
+                refused(record, error)
+
     async def sync(self) -> None:
         """Everything so far counts as on disk."""
         if self.broken:

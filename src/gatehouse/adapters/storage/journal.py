@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -99,6 +100,16 @@ class JournalWriter:
         if not posted:
             turn.before(self._write_posted)
         posted.append((record, refused))
+
+    def post_all(self, records: Sequence[Record], refused: Refused) -> None:
+        """See `Journal`."""
+        turn, each = self.turn, [(record, refused) for record in records]
+        if turn is None:
+            self._write_apart(each)
+            return
+        if not self._posted:
+            turn.before(self._write_posted)
+        self._posted += each
 
     def _framed(self, record: Record) -> bytes:
         payload = self._encode(record)

@@ -40,9 +40,14 @@ def decode_answer(body: bytes, call: Call | None = None) -> Answer:
     except (ValueError, RecursionError):
         return _decode_with_care(body)
     usage = None if counted.usage is None else buckets(counted.usage)
-    if usage is None or not counted.choices or any((choice.finish_reason or "stop") not in FINISHES for choice in counted.choices):
+    choices = []
+    for choice in counted.choices or ():
+        if (choice.finish_reason or "stop") not in FINISHES:
+            return _decode_with_care(body)
+        choices.append(_choice(choice))
+    if usage is None or not choices:
         return _decode_with_care(body)
-    return _answer(counted, counted.choices, usage, body)
+    return _answer(counted, choices, usage, body)
 
 
 def _decode_with_care(body: bytes) -> Answer:
@@ -67,12 +72,12 @@ def _decode_with_care(body: bytes) -> Answer:
         usage = read_usage(reply.usage)
         if usage is None:
             body = without_usage(body)
-    return _answer(reply, reply.choices, usage, body, opaque=opaque)
+    return _answer(reply, [_choice(choice) for choice in reply.choices], usage, body, opaque=opaque)
 
 
-def _answer(reply: AnswerReply, choices: Sequence[ChoiceReply], usage: Usage | None, body: bytes, *, opaque: bool = False) -> Answer:
+def _answer(reply: AnswerReply, choices: Sequence[Choice], usage: Usage | None, body: bytes, *, opaque: bool = False) -> Answer:
     return Answer(
-        tuple([_choice(choice) for choice in choices]),
+        tuple(choices),
         reply.id or "",
         reply.model or "",
         int(reply.created or 0),

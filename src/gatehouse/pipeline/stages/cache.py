@@ -77,9 +77,34 @@ class Cache:
 
         The caller's `cache-control: no-cache` asks for a fresh answer, `no-store` for none to be kept either.
         """
-        if x not in self._hits and self.at_once(x):
+        if x.cache != "hit" and self.at_once(x):
             return None
         return Single(self._hits.pop(x))
+
+    def clear(self, calls: Sequence[Exchange]) -> Sequence[Exchange]:
+        """Calls of which no answer is kept, and that do not say how they want it; the others. See `runner.Many`."""
+        find, misses = self._answers.get, self._misses
+        others: list[Exchange] = []
+        for x in calls:
+            call, plan, principal = x.call, x.plan, x.principal
+            assert call is not None
+            assert plan is not None
+            assert principal is not None
+            policy = plan.cache
+            if policy is None:
+                continue
+            if b"cache-control" in x.head.headers:
+                others.append(x)
+                continue
+            key = self._key(x, call, plan, policy, principal)
+            answer = find(key)
+            if answer is None:
+                x.cache = "miss"
+                misses[x] = _Miss(key, policy.ttl, 0.0 if plan.ladder is None else plan.ladder.stale, False)
+            else:
+                self._hits[x] = answer  # for `at_once`, which is asked next
+                others.append(x)
+        return others
 
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, for a call that is not answered here."""
@@ -96,7 +121,7 @@ class Cache:
         key = self._key(x, call, plan, policy, principal)
         fresh = wishes is not None and bool(asked & {b"no-cache", b"max-age=0"})
         if not fresh:
-            answer = self._answers.get(key)
+            answer = self._hits.get(x) or self._answers.get(key)
             if answer is not None:
                 x.cache = "hit"
                 x.usage = NO_USAGE

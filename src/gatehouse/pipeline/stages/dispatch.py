@@ -122,7 +122,7 @@ class Dispatch:
         if self._retrying:
             self._budget.called(plan.model)
         run = self._runs[x] = Run(target.deadlines.total, target)
-        self._deadlines.start(x, run.seconds)
+        self._deadlines.start(x, run.seconds, self._monotonic())
         try:
             events = await (self.ask(x, run, call, plan, target) if tried is None else self._any(x, run, plan, tried))
         except UpstreamFailed as error:
@@ -152,6 +152,7 @@ class Dispatch:
         """Ask, where one target answers that can be asked without waiting. See `runner.Starter`."""
         plan: Plan | None = None
         way: Way | None = None
+        now = self._monotonic()
         left: list[tuple[Exchange, Exception | None]] = []
         for x in calls:
             if x.plan is not plan:
@@ -159,7 +160,7 @@ class Dispatch:
                 assert plan is not None
                 way = self._way(plan)
             try:
-                if way is None or not self._begins(x, way, resume):
+                if way is None or not self._begins(x, way, resume, now):
                     left.append((x, None))
             except Exception as fault:
                 left.append((x, fault))
@@ -168,7 +169,7 @@ class Dispatch:
         finally:
             left.clear()  # a fault holds this function, which must not hold it: nothing is to wait for the cycle collector
 
-    def _begins(self, x: Exchange, way: Way, resume: Resume) -> bool:
+    def _begins(self, x: Exchange, way: Way, resume: Resume, now: float) -> bool:
         """Whether the call's target could be asked without waiting; then it leaves at the end of this turn."""
         call, principal, target = x.call, x.principal, way.target
         assert call is not None
@@ -184,7 +185,7 @@ class Dispatch:
         if run.asked is None:
             return False
         self._runs[x] = run
-        self._deadlines.start(x, run.seconds)
+        self._deadlines.start(x, run.seconds, now)
         return True
 
     def _way(self, plan: Plan) -> Way | None:
@@ -198,20 +199,21 @@ class Dispatch:
             return None
         return Way(target, target.deadlines.total, model, ask, self._shown if target.max_output_tokens is None else self._worded)
 
-    def started(self, x: Exchange) -> None:
-        """Write that the attempt begins, before what was asked leaves. See `runner.Starter`.
-
-        Raises:
-            Unavailable: the journal cannot be written.
-        """
-        run = self._runs[x]
-        target = run.candidate
-        self.books.opened(x, target, partial(self._refused, x, run))
-        run.target = target
-        run.number = x.attempts
-        self._gauges[target.id].value += 1
-        if self._retrying and x.plan is not None:
-            self._budget.called(x.plan.model)
+    def started(self, calls: Sequence[Exchange]) -> Left:
+        """Write that the attempts begin, before what was asked leaves. See `runner.Starter`."""
+        runs = self._runs
+        left = self.books.opened_all([(x, runs[x].candidate) for x in calls], partial(self._refused, calls))
+        others = {x for x, _ in left}
+        for x in calls:
+            run = runs[x]
+            if x in others or run.asked is None:
+                continue  # it cannot be recorded, now or already at the end of this turn
+            target = run.target = run.candidate
+            run.number = x.attempts
+            self._gauges[target.id].value += 1
+            if self._retrying and x.plan is not None:
+                self._budget.called(x.plan.model)
+        return left
 
     def _told(self, x: Exchange, run: Run, event: Event | None, fault: Exception | None) -> None:
         """What came of a call that was asked without waiting."""
@@ -235,9 +237,11 @@ class Dispatch:
         run.failure = fault
         run.resume(x, source)
 
-    def _refused(self, x: Exchange, run: Run, record: Record, error: GatehouseError) -> None:
-        """The attempt cannot be recorded, so it is not made: nothing has left yet."""
-        if run.asked is not None and self._runs.get(x) is run:
+    def _refused(self, calls: Sequence[Exchange], record: Record, error: GatehouseError) -> None:
+        """An attempt of one of these calls cannot be recorded, so it is not made: nothing has left yet."""
+        x = next(x for x in calls if x.request_id == record.request_id)
+        run = self._runs.get(x)
+        if run is not None and run.asked is not None:
             run.asked.abandon()
             run.asked = None
             self.books.not_opened(x)

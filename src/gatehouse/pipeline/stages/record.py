@@ -12,7 +12,7 @@ from gatehouse.core.events import Events
 from gatehouse.core.ports import Number, Tally
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.bookkeeping import Bookkeeper
-from gatehouse.pipeline.exchange import NO_USAGE, Exchange
+from gatehouse.pipeline.exchange import Exchange
 
 SAMPLE: Final = 16
 """Every so many calls the time of each stage is counted: nine histograms a call would cost more than most stages. Each call's own
@@ -57,14 +57,42 @@ class Record:
 
     def settle(self, x: Exchange) -> None:
         """Write its end and count it."""
+        self.settle_all((x,))
+
+    def settle_all(self, calls: Sequence[Exchange]) -> None:
+        """As `settle`, for several."""
+        if not calls:
+            return
         # The journal first: what it says is money, the counters are only for looking at.
-        seconds = self._books.closed(x)
-        self._running.value -= 1
-        plan, target, outcome, error, usage = x.plan, x.target, x.outcome, x.error, x.usage
+        ended = self._books.closed(calls)
+        self._running.value -= len(calls)
+        counted: dict[_Sheet, list[Exchange]] = {}
+        last = calls[0]
+        alike = counted[self._sheet(last)] = []
+        for x in calls:
+            if not _alike(x, last):
+                last, alike = x, counted.setdefault(self._sheet(x), [])
+            alike.append(x)
+        for sheet, alike in counted.items():
+            sheet.count(alike, ended)
+        for x in calls:
+            for flag in x.flags:
+                if flag.startswith(_GUARD):
+                    self._tally.count("gatehouse_guard_findings_total", (flag[len(_GUARD) :],))
+        self._calls += len(calls)
+        while self._calls >= self._sample:
+            self._calls -= self._sample
+            marks = calls[-1 - self._calls].marks
+            for labels, began, ended in zip(self._stages, marks[::2], marks[1::2], strict=False):
+                self._tally.observe("gatehouse_stage_duration_seconds", labels, ended - began)
+
+    def _sheet(self, x: Exchange) -> "_Sheet":
+        """Where calls of this one's kind are counted."""
+        plan, target, outcome, error = x.plan, x.target, x.outcome, x.error
         kind = (
             "" if plan is None else plan.label or plan.model,
             "" if target is None else target.id,
-            "" if outcome is None else outcome._value_,  # what `value` is, without asking the descriptor
+            "" if outcome is None else outcome.value,
             "" if error is None else error.code,
             x.cache,
         )
@@ -73,22 +101,18 @@ class Record:
             sheet = self._sheets[kind] = _Sheet(self._tally, kind)
             if len(self._sheets) > MOST_SHEETS:
                 del self._sheets[next(iter(self._sheets))]
-        sheet.calls.value += 1
-        sheet.seconds(seconds)
-        if usage is not NO_USAGE:
-            sheet.used(usage)
-        if x.charge:
-            sheet.spent(x.charge)
-        if x.first_event >= 0:
-            sheet.first_event(x.first_event)
-        for flag in x.flags:
-            if flag.startswith(_GUARD):
-                self._tally.count("gatehouse_guard_findings_total", (flag[len(_GUARD) :],))
-        self._calls += 1
-        if self._calls >= self._sample:
-            self._calls = 0
-            for labels, began, ended in zip(self._stages, x.marks[::2], x.marks[1::2], strict=False):
-                self._tally.observe("gatehouse_stage_duration_seconds", labels, ended - began)
+        return sheet
+
+
+def _alike(one: Exchange, other: Exchange) -> bool:
+    """Whether two calls are of one kind, as far as that is seen at once."""
+    return (
+        one.plan is other.plan
+        and one.target is other.target
+        and one.cache == other.cache
+        and one.error is other.error
+        and one.outcome is other.outcome
+    )
 
 
 class _Sheet:
@@ -107,21 +131,26 @@ class _Sheet:
         self.first_event: Callable[[float], None] = self._first_event
         self._buckets: list[Number | None] = [None] * len(_BUCKETS)
 
-    def used(self, usage: Usage) -> None:
-        """Count tokens, bucket by bucket."""
+    def count(self, calls: Sequence[Exchange], ended: float) -> None:
+        """Calls of this kind have ended at that moment."""
+        self.calls.value += len(calls)
+        seconds, charge = self.seconds, 0
+        for x in calls:
+            seconds(ended - x.clock_start)
+            charge += x.charge
+            if x.first_event >= 0:
+                self.first_event(x.first_event)
+        if charge:
+            if self._cost is None:
+                self._cost = self._tally.counter("gatehouse_cost_usd_units_total", self._kind[:2])
+            self._cost.value += charge
         numbers = self._buckets
-        for place, amount in enumerate(_amounts(usage)):
+        for place, amount in enumerate(map(sum, zip(*[_amounts(x.usage) for x in calls], strict=True))):
             if amount:
                 number = numbers[place]
                 if number is None:
                     number = numbers[place] = self._tally.counter("gatehouse_tokens_total", (*self._kind[:2], _BUCKETS[place]))
                 number.value += amount
-
-    def spent(self, amount: int) -> None:
-        """Count a charge."""
-        if self._cost is None:
-            self._cost = self._tally.counter("gatehouse_cost_usd_units_total", self._kind[:2])
-        self._cost.value += amount
 
     def _first_event(self, seconds: float) -> None:
         self.first_event = self._tally.histogram("gatehouse_time_to_first_event_seconds", self._kind[:1])

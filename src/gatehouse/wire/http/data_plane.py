@@ -8,7 +8,7 @@ ends with an error frame and a closed connection, never like a finished one.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 
@@ -139,10 +139,16 @@ class DataPlane:
 
     def _exchange(self, connection: Connection, head: RequestHead, body: Body, route: Route) -> Exchange:
         """The call that a request asks for."""
-        peer = connection.peer
-        if self._proxies is not None:
-            peer = self._proxies.client(peer, head.headers.get(b"x-forwarded-for"))
-        x = Exchange(self._new_id(), Head(head.method, head.path, head.headers, head.credentials, peer, head.seen), body, route.dialect)
+        met = connection.met
+        if met is not None and met[0] is head:
+            known = cast("Head", met[1])
+        else:
+            peer = connection.peer
+            if self._proxies is not None:
+                peer = self._proxies.client(peer, head.headers.get(b"x-forwarded-for"))
+            known = Head(head.method, head.path, head.headers, head.credentials, peer, head.seen)
+            connection.met = head, known
+        x = Exchange(self._new_id(), known, body, route.dialect)
         if route.id_header:
             x.headers[route.id_header] = x.request_id
         return x

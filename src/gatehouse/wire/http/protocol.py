@@ -60,9 +60,11 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unsent",
         "_until",
+        "_whole",
         "deadline",
         "exchange",
         "loop",
+        "met",
         "peer",
     )
 
@@ -81,6 +83,10 @@ class Connection(asyncio.Protocol):
         self._advancing = False
         self._known: KnownHead | None = None
         """The head before: clients say the same again and again."""
+        self._whole = -1
+        """How many bytes a request with that head has, if it may be served on the spot when all of it is there."""
+        self.met: tuple[RequestHead, object] | None = None
+        """What the application made of a head, for when it comes again."""
         self._request: RequestHead | None = None
         self._body: Body | None = None
         self._continued = False
@@ -155,7 +161,12 @@ class Connection(asyncio.Protocol):
             phase = self._phase
             if phase == _HEAD:
                 known = self._known
-                if known is not None and not self._input and len(data) == known.whole and data.startswith(known.raw) and self._ready(known):
+                if (
+                    known is not None
+                    and len(data) == self._whole
+                    and not (self._input or self._paused or self._advancing)
+                    and data.startswith(known.raw)
+                ):
                     self._again(known, data)
                     return
                 if self._input:
@@ -192,10 +203,6 @@ class Connection(asyncio.Protocol):
             self.loop.call_soon(self._advance)
 
     # ---- requests in
-
-    def _ready(self, known: KnownHead) -> bool:
-        """Whether a whole request with this head may be served on the spot."""
-        return not self._paused and not self._advancing and 0 < known.head.length <= self._limits.read_ahead
 
     def _again(self, known: KnownHead, data: bytes) -> None:
         """Nearly every request of a kept connection: the same head as before, and its whole body with it, in one piece."""
@@ -254,7 +261,8 @@ class Connection(asyncio.Protocol):
         known = self._known
         if known is None or (head := known.again(raw)) is None:
             head = self._shared.heads.read(raw)
-            self._known = KnownHead.of(raw, head)
+            known = self._known = KnownHead.of(raw, head)
+            self._whole = known.whole if known is not None and 0 < head.length <= self._limits.read_ahead else -1
         return head
 
     def _partial_head(self, data: bytes, start: int) -> None:

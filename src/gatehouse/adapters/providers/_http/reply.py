@@ -174,7 +174,12 @@ class Reply(msgspec.Struct, eq=False):
         """The answer is whole."""
         self.complete = True
         self.line = None
-        self.wake()
+        told = self.told
+        if told is None:
+            self.wake()
+        else:
+            self.told = None
+            told(self)
 
     def fail(self, failure: Failure) -> None:
         """The answer will not come, or not wholly."""
