@@ -42,11 +42,19 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
         return into + self.output + self.reasoning + self.audio_output
 
     @property
+    def honest_total(self) -> int:
+        """The same, or -1 when a bucket is below zero."""
+        into, cached, written, output = self.input, self.cached_input, self.cache_write, self.output
+        thought, heard, spoken = self.reasoning, self.audio_input, self.audio_output
+        # One of several integers is negative exactly when all of them or-ed together are.
+        if into | cached | written | output | thought | heard | spoken < 0:
+            return -1
+        return into + cached + written + output + thought + heard + spoken
+
+    @property
     def has_negative(self) -> bool:
         """Whether a bucket is below zero, which no honest count is."""
-        # One of several integers is negative exactly when all of them or-ed together are.
-        buckets = self.input | self.cached_input | self.cache_write | self.output | self.reasoning | self.audio_input | self.audio_output
-        return buckets < 0
+        return self.honest_total < 0
 
 
 def added(one: Usage, other: Usage, sign: int = 1) -> Usage:

@@ -64,8 +64,7 @@ class Counting:
         answer, usage, target = event, event.usage, run.target
         if (
             usage is not None
-            and 0 < (tokens := usage.total) <= MOST_TOKENS
-            and not usage.has_negative
+            and 0 < (tokens := usage.honest_total) <= MOST_TOKENS
             and run.begun
             and not run.counted
             and x.lost is None
@@ -142,8 +141,9 @@ class Counting:
         x.flag("estimated_usage")
 
     def _compare(self, x: Exchange, target: Target, charge: Money, tokens: int) -> None:
-        for meter, amount in zip(x.holds.meters, x.holds.amounts, strict=True):
-            dimension = meter.dimension
+        amounts = x.holds.amounts
+        for index, meter in enumerate(x.holds.meters):  # zip() costs more than the rest of this
+            dimension, amount = meter.dimension, amounts[index]
             if (dimension is _MONEY and charge > amount) or (dimension is _TOKENS and tokens > amount):
                 x.flag(OVER_HOLD)
                 self._tally.count("gatehouse_over_hold_total", (target.id,))

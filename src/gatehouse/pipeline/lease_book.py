@@ -12,13 +12,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from operator import add
 from typing import Final
 
 import msgspec
 
 from gatehouse.core.errors import Unavailable
-from gatehouse.core.limits import NO_HOLDS, Dimension, Draw, Granted, Holds, Meter, Unused
+from gatehouse.core.limits import Dimension, Draw, Granted, Holds, Meter, Unused
 from gatehouse.core.ports import Clock, LeaseOffice, Spawn
 
 logger = logging.getLogger("gatehouse.limits")
@@ -197,20 +196,19 @@ class LeaseBook:
 
     def settle_each(self, ended: Sequence[tuple[Holds, int, int]]) -> None:
         """As `settle`, for several calls that used no more than they held. What befalls some of them does not touch the others."""
-        alike: list[tuple[Holds, int, int]] = []
-        held, amounts, all_tokens, all_money = NO_HOLDS, NO_HOLDS.amounts, 0, 0
-        for holds, tokens, money in ended:
-            if holds.stamps == held.stamps and holds.meters == held.meters:
-                amounts = tuple(map(add, amounts, holds.amounts))
-                all_tokens += tokens
-                all_money += money
-            else:
-                alike.append((Holds(held.meters, amounts, held.stamps), all_tokens, all_money))
-                held, amounts, all_tokens, all_money = holds, holds.amounts, tokens, money
-        alike.append((Holds(held.meters, amounts, held.stamps), all_tokens, all_money))
-        for each in alike:
+        alike: list[list[tuple[Holds, int, int]]] = []
+        held: Holds | None = None
+        for each in ended:
+            holds = each[0]
+            if held is None or holds.stamps != held.stamps or holds.meters != held.meters:
+                held = holds
+                alike.append([])
+            alike[-1].append(each)
+        for some in alike:
+            all_holds, tokens, money = zip(*some, strict=True)
+            amounts = tuple(map(sum, zip(*[holds.amounts for holds in all_holds], strict=True)))
             try:
-                self.settle(*each)
+                self.settle(Holds(all_holds[0].meters, amounts, all_holds[0].stamps), sum(tokens), sum(money))
             except Exception:
                 logger.exception("what some calls held could not be given back")
 

@@ -113,15 +113,24 @@ class JournalWriter:
 
     def _framed(self, record: Record) -> bytes:
         payload = self._encode(record)
+        return self._prefix(payload) + payload
+
+    @staticmethod
+    def _prefix(payload: bytes) -> bytes:
         length = len(payload)
         if length > MAX_PAYLOAD:
             raise Internal("A record is too large to keep.", detail=f"{length} bytes")
-        return PREFIX.pack(length, crc32(payload, length)) + payload
+        return PREFIX.pack(length, crc32(payload, length))
 
     def _write_posted(self) -> None:
         posted, self._posted = self._posted, []
+        encode, prefix = self._encode, self._prefix
+        pieces: list[bytes] = []
         try:
-            self._write(b"".join([self._framed(record) for record, _ in posted]))
+            for record, _ in posted:
+                payload = encode(record)
+                pieces += (prefix(payload), payload)
+            self._write(b"".join(pieces))
         except Exception:
             self._write_apart(posted)
 

@@ -80,7 +80,7 @@ def decode_request(body: bytes) -> Call:
         request, extra = _decode_with_extra(body, fault)
     else:
         extra = {}
-    plain = counted = not extra and body.count(b":") == _colons(request) and b"\\u" not in body
+    plain = counted = not extra and body.count(b":") == _colons(request) and (b"\\" not in body or b"\\u" not in body)
     if not counted:
         plain = not extra and _options(request) == _NO_OPTIONS
         if not extra:

@@ -151,8 +151,10 @@ class Limit:
         """What the calls of a caller need is taken for all of them in one; those for whom it cannot be."""
         callers: dict[_Caller, tuple[list[Exchange], list[tuple[int, ...]], list[_Asked]]] = {}
         others: list[Exchange] = []
+        terms: _Terms | None = None
         for x in calls:
-            terms = self._terms_of(x)
+            if terms is None or terms.plan is not x.plan:
+                terms = self._terms_of(x)
             asked = x.call, x.plan
             try:
                 if terms.counts and self._must_count(x, terms):

@@ -135,7 +135,7 @@ class HttpClient:
 
         A reply that failed and is `stale` was never read, and may be asked again. None, with nothing done, when no connection is free.
         """
-        head = _head(prefix, b"", attempt, len(body))  # first: what it refuses must not take a connection along
+        whole = _head(prefix, b"", attempt, len(body), body)  # first: what it refuses must not take a connection along
         connection = self.pool.at_hand()
         if connection is None:
             return None
@@ -144,7 +144,7 @@ class HttpClient:
             arrivals = self._arrivals = Arrivals(turn)
         options = self._options
         reply = Reply(False, options.max_answer, options.stream_type, told)
-        connection.begin(reply, Request(head, body, first_byte, attempt.deadlines, attempt), arrivals)
+        connection.begin(reply, Request(whole, b"", first_byte, attempt.deadlines, attempt), arrivals)
         return reply
 
     async def close(self) -> None:
@@ -152,15 +152,14 @@ class HttpClient:
         self.pool.close()
 
 
-def _head(prefix: Prefix, more: bytes, attempt: Attempt, size: int) -> bytes:
-    """A whole head before a body of `size` bytes."""
+def _head(prefix: Prefix, more: bytes, attempt: Attempt, size: int, body: bytes = b"") -> bytes:
+    """A whole head before a body of `size` bytes, and `body` itself where it is to follow in one piece."""
     request_id = attempt.request_id
     if not (request_id.isascii() and request_id.isprintable()):
         raise ValueError("a request id must be printable ASCII")
-    head = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (prefix.head, more, request_id.encode(), size)
     if attempt.traceparent:
-        head = b"%btraceparent: %b\r\n\r\n" % (head[:-2], attempt.traceparent.encode())
-    return head
+        more = b"%btraceparent: %b\r\n" % (more, attempt.traceparent.encode())
+    return b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (prefix.head, more, request_id.encode(), size, body)
 
 
 def written(headers: Iterable[tuple[str, str]]) -> bytes:
