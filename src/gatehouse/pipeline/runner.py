@@ -205,7 +205,8 @@ class Runner:
         """The last stage begins, where that needs no waiting."""
         depth = self._depth
         for x in calls:
-            _stands(x, depth, marks)
+            x.entered = depth
+            x.marks = marks.copy()
         left = [*self._start(calls, self._came)]
         others = {x for x, _ in left}
         ended: list[Exchange] = []

@@ -18,8 +18,9 @@ What is done with the documented fields we cannot carry in a `Call`:
 import hashlib
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +33,7 @@ from gatehouse.core.calls import (
     Message,
     Part,
     ResponseFormat,
+    Role,
     TextPart,
     ThinkingPart,
     Tool,
@@ -80,19 +82,19 @@ def decode_request(body: bytes) -> Call:
         request, extra = _decode_with_extra(body, fault)
     else:
         extra = {}
-    plain = counted = not extra and body.count(b":") == _colons(request) and (b"\\" not in body or b"\\u" not in body)
-    if not counted:
-        plain = not extra and _options(request) == _NO_OPTIONS
-        if not extra:
-            refuse_ambiguity(body, request)
-        if not plain:
-            _check_options(request, len(body))
+        said = _only_said(request, body)
+        if said is not None:
+            # As most short chats.
+            _check_fields(request)
+            return _plain(request, said)
+        refuse_ambiguity(body, request)
+    plain = not extra and _options(request) == _NO_OPTIONS
+    if not plain:
+        _check_options(request, len(body))
     _check(request)
     messages = tuple([message.core() for message in request.messages])
     if plain:
-        # As most short chats: nothing is asked for but an answer.
-        bound = request.max_tokens or request.max_completion_tokens
-        return Call(model=request.model, messages=messages, max_tokens=bound, stream=bool(request.stream))
+        return _plain(request, messages)
     named = request.tool_choice
     choice = None if named is None else ToolChoice(named) if isinstance(named, str) else ToolChoice("required", named.function.name)
     stop = request.stop
@@ -140,32 +142,49 @@ def _decode_with_extra(body: bytes, fault: Exception) -> tuple[ChatRequest, dict
     return request, extra
 
 
-def _colons(request: ChatRequest) -> int:
-    """How many colons the body of a request has that asks for nothing but an answer, if no key is in it twice: every key and every colon
-    in a text is one. Whatever else is in it has a key more. -1 where that is not known here."""
-    count = 2 + request.model.count(":")
-    count += (request.max_tokens is not None) + (request.max_completion_tokens is not None) + (request.stream is not None)
+def _plain(request: ChatRequest, messages: tuple[Message, ...]) -> Call:
+    """The call of a request that asks for nothing but an answer."""
+    bound = request.max_tokens or request.max_completion_tokens
+    return Call(model=request.model, messages=messages, max_tokens=bound, stream=bool(request.stream))
+
+
+def _only_said(request: ChatRequest, body: bytes) -> tuple[Message, ...] | None:
+    """The messages of a request that has nothing beside them and what `_plain` takes, no key twice; None where that is not known here.
+
+    It is known by its colons: every key has one, and so has every colon in a text. Whatever else is in a body has a key more.
+    """
+    colons = 2 + request.model.count(":")
+    colons += (request.max_tokens is not None) + (request.max_completion_tokens is not None) + (request.stream is not None)
+    said: list[Message] = []
     for message in request.messages:
-        content = message.content
-        if type(message) not in _SAYING or type(content) is not str or message.name is not None:
-            return -1
-        count += 2 + content.count(":")
-    return count
+        content, role = message.content, _SAYING.get(type(message))
+        if role is None or type(content) is not str or message.name is not None:
+            return None
+        colons += 2 + content.count(":")
+        said.append(Message(role, content))
+    if body.count(b":") != colons or (b"\\" in body and b"\\u" in body):
+        return None
+    return tuple(said)
 
 
-_SAYING: Final = frozenset({UserShape, SystemShape})
+_SAYING: Final[Mapping[type, Role]] = MappingProxyType({UserShape: "user", SystemShape: "system"})
 """Messages that have nothing but a role, a content and a name."""
 
 
 def _check(request: ChatRequest) -> None:
     """What the shapes cannot say of what every request has."""
+    _check_fields(request)
+    for index, message in enumerate(request.messages):
+        if type(message) is AssistantShape or type(message.content) is not str:
+            _check_message(message, f"messages[{index}]")
+
+
+def _check_fields(request: ChatRequest) -> None:
+    """The same of its fields beside the messages."""
     if not request.model.isprintable():
         raise invalid("model", "the name holds control characters.")
     if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
         raise invalid("max_completion_tokens", "differs from max_tokens; give one of them.")
-    for index, message in enumerate(request.messages):
-        if type(message) is AssistantShape or type(message.content) is not str:
-            _check_message(message, f"messages[{index}]")
 
 
 def _check_options(request: ChatRequest, size: int) -> None:

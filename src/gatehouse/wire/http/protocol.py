@@ -167,7 +167,13 @@ class Connection(asyncio.Protocol):
                     and not (self._input or self._paused or self._advancing)
                     and data.startswith(known.raw)
                 ):
-                    self._again(known, data)
+                    # Nearly every request of a kept connection: the same head as before, and its whole body with it, in one piece.
+                    self.deadline = NEVER
+                    head = self._request = known.head
+                    self._continued = False
+                    body = self._body = WholeBody(data[len(known.raw) :], known.encoding)
+                    self._phase = _FULL
+                    self._shared.application.serve(self, head, body)
                     return
                 if self._input:
                     data = self._input[self._at :] + data
@@ -203,15 +209,6 @@ class Connection(asyncio.Protocol):
             self.loop.call_soon(self._advance)
 
     # ---- requests in
-
-    def _again(self, known: KnownHead, data: bytes) -> None:
-        """Nearly every request of a kept connection: the same head as before, and its whole body with it, in one piece."""
-        self.deadline = NEVER
-        head = self._request = known.head
-        self._continued = False
-        body = self._body = WholeBody(data[len(known.raw) :], known.encoding)
-        self._phase = _FULL
-        self._shared.application.serve(self, head, body)
 
     def _advance(self) -> None:
         """Serve what is there, one request at a time."""
