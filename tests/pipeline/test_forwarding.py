@@ -32,7 +32,7 @@ def shown(
     attempt = Attempt("req_1", "red", Deadlines(), None)
     target = Target("lab/a", "lab", "a", forward=policy, advice=advice)
     x.plan = Plan("m", (target,), extra_fields=listed)
-    return (forwarding or Forwarding(KEY))(x, call, target, attempt), attempt
+    return (forwarding or Forwarding(KEY)).shown(x, call, target, attempt), attempt
 
 
 def test_by_default_nothing_of_who_asks_goes_out() -> None:

@@ -37,7 +37,7 @@ class Forwarding:
     def __repr__(self) -> str:
         return "Forwarding(***)"
 
-    def __call__(self, x: Exchange, call: Call, target: Target, attempt: Attempt) -> Call:
+    def shown(self, x: Exchange, call: Call, target: Target, attempt: Attempt) -> Call:
         """`call` as `target` may see it; sets `attempt.traceparent` where the target may have one."""
         if target.forward.traceparent:
             came = x.head.headers.get(_TRACE_HEADER)

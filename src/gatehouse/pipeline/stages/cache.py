@@ -85,6 +85,7 @@ class Cache:
         """Calls of which no answer is kept, and that do not say how they want it; the others. See `runner.Many`."""
         find, misses = self._answers.get, self._misses
         others: list[Exchange] = []
+        share: _Share | None = None
         for x in calls:
             call, plan, principal = x.call, x.plan, x.principal
             assert call is not None
@@ -96,7 +97,9 @@ class Cache:
             if b"cache-control" in x.head.headers:
                 others.append(x)
                 continue
-            key = self._key(x, call, plan, policy, principal)
+            if share is None or share.principal is not principal or share.plan is not plan:
+                share = self._share(plan, policy, principal)
+            key = self._key(x, call, share)
             answer = find(key)
             if answer is None:
                 x.cache = "miss"
@@ -118,7 +121,7 @@ class Cache:
         wishes = x.head.headers.get(b"cache-control")
         if wishes is not None and b"no-store" in (asked := _directives(wishes)):
             return True
-        key = self._key(x, call, plan, policy, principal)
+        key = self._key(x, call, self._share(plan, policy, principal))
         fresh = wishes is not None and bool(asked & {b"no-cache", b"max-age=0"})
         if not fresh:
             answer = self._hits.get(x) or self._answers.get(key)
@@ -170,18 +173,18 @@ class Cache:
         miss = self._misses.get(x)
         return None if miss is None or miss.fresh else self._answers.get_stale(miss.key)
 
-    def _key(self, x: Exchange, call: Call, plan: Plan, policy: CachePolicy, principal: Principal) -> bytes:
+    def _key(self, x: Exchange, call: Call, share: _Share) -> bytes:
         """Everything that decides what the answer may be and who may see it. Streamed or not is the same answer."""
-        share = self._shares.get((principal.key_id, plan.model))
-        if share is None or share.principal is not principal or share.plan is not plan:
-            share = self._share(plan, policy, principal)
         if call.stream or call.include_usage or call.turn is not None:
             return share.digest + self._prove(canonical(replace(call, stream=False, include_usage=False, turn=None)))
         if not x.commitment:
             x.commitment = self._prove(x.encoded())
         return share.digest + x.commitment
 
-    def _share(self, plan: Plan, policy: CachePolicy, principal: Principal) -> "_Share":
+    def _share(self, plan: Plan, policy: CachePolicy, principal: Principal) -> _Share:
+        share = self._shares.get((principal.key_id, plan.model))
+        if share is not None and share.principal is principal and share.plan is plan:
+            return share
         if len(self._shares) >= MOST_SHARES:
             self._shares.clear()
         shared = self._encode((_scope(policy, principal), plan.model, plan.digest, plan.guard.version))

@@ -86,7 +86,7 @@ class Dispatch:
         self._rungs = Rungs(tally, parts.stale)
         self.spawn = parts.spawn
         self._hold_again = parts.hold_again
-        self._shown = parts.forwarding
+        self._shown = parts.forwarding.shown
         self._selector = Selector(parts.loads, clock, rng)
         self._hedging = Hedging()
         self._counting = Counting(tally)

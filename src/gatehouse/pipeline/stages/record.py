@@ -70,7 +70,13 @@ class Record:
         last = calls[0]
         alike = counted[self._sheet(last)] = []
         for x in calls:
-            if not _alike(x, last):
+            if (
+                x.plan is not last.plan
+                or x.target is not last.target
+                or x.cache != last.cache
+                or x.error is not last.error
+                or x.outcome is not last.outcome
+            ):
                 last, alike = x, counted.setdefault(self._sheet(x), [])
             alike.append(x)
         for sheet, alike in counted.items():
@@ -102,17 +108,6 @@ class Record:
             if len(self._sheets) > MOST_SHEETS:
                 del self._sheets[next(iter(self._sheets))]
         return sheet
-
-
-def _alike(one: Exchange, other: Exchange) -> bool:
-    """Whether two calls are of one kind, as far as that is seen at once."""
-    return (
-        one.plan is other.plan
-        and one.target is other.target
-        and one.cache == other.cache
-        and one.error is other.error
-        and one.outcome is other.outcome
-    )
 
 
 class _Sheet:
