@@ -95,6 +95,27 @@ async def test_what_is_asked_for_while_it_ends(turn: LoopTurn, log: list[str]) -
     assert log[6:] == ["later", "sent later"]
 
 
+async def test_what_comes_last_comes_once_for_all(turn: LoopTurn, log: list[str]) -> None:
+    """It is done when nothing is left to be done before it, however that came to be asked for, and still before anything is sent."""
+    turn.last(noting(log, "last"))
+    turn.send(sending(log), b"1")
+    turn.before(noting(log, "a", lambda: turn.before(noting(log, "of a"))))
+    await asyncio.sleep(0)
+    assert log == ["a", "of a", "last", "sent 1"]
+
+
+async def test_what_comes_last_may_lead_to_more(turn: LoopTurn, log: list[str]) -> None:
+    """That is done too, and what comes last of it."""
+    turn.last(noting(log, "last", lambda: turn.before(noting(log, "more", lambda: turn.last(noting(log, "at last"))))))
+    turn.last(noting(log, "another", fail))
+    turn.send(sending(log), b"1")
+    await asyncio.sleep(0)
+    assert log == ["last", "more", "another", "at last", "sent 1"]
+    turn.last(noting(log, "alone"))
+    await asyncio.sleep(0)
+    assert log[5:] == ["alone"]
+
+
 async def test_a_fault_of_one_is_nobody_elses(turn: LoopTurn, log: list[str], caplog: pytest.LogCaptureFixture) -> None:
     """It is logged, and the others are done and sent; so is what comes in later turns."""
     with caplog.at_level(logging.ERROR):
@@ -236,6 +257,28 @@ async def test_one_write_for_all_that_is_posted(journal: JournalWriter, file: Pa
     assert (len(writes), read(file), refused.told) == (1, records, [])
     await asyncio.sleep(0)
     assert len(writes) == 1
+
+
+async def test_one_write_for_what_a_turn_leads_to(journal: JournalWriter, file: Path, turn: LoopTurn, writes: list[int]) -> None:
+    """Work that is still to be done posts too: its records are in the same write."""
+    journal.post(opened(1), Refusals())
+    turn.before(lambda: journal.post_all([closed_record(), opened(2)], Refusals()))
+    await asyncio.sleep(0)
+    assert (len(writes), read(file)) == (1, [opened(1), closed_record(), opened(2)])
+
+
+async def test_several_are_posted_as_each_is(journal: JournalWriter, file: Path) -> None:
+    """Who posted them is told of each that is not kept, at the end of the turn, or where there are none at once; it raises nothing."""
+    refused = Refusals()
+    journal.post_all([opened(1), opened(2, 2_000_000), opened(3)], refused)
+    assert (read(file), refused.told) == ([], [])
+    await asyncio.sleep(0)
+    assert (read(file), refused.records) == ([opened(1), opened(3)], [opened(2, 2_000_000)])
+    journal.turn = None
+    with files_no_larger_than(file.stat().st_size):
+        journal.post_all([opened(4), opened(5)], refused)
+    assert refused.records[1:] == [opened(4), opened(5)]
+    assert read(file) == [opened(1), opened(3)]
 
 
 async def test_what_is_recorded_is_written_before_anything_is_sent(journal: JournalWriter, file: Path, turn: LoopTurn) -> None:

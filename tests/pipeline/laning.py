@@ -39,11 +39,16 @@ class HandTurn:
 
     def __init__(self) -> None:
         self.first: list[Callable[[], object]] = []
+        self.after: list[Callable[[], object]] = []
         self.sends: list[tuple[Callable[[bytes], object], bytes]] = []
 
     def before(self, work: Callable[[], object]) -> None:
         """See `core.ports.Turn`."""
         self.first.append(work)
+
+    def last(self, work: Callable[[], object]) -> None:
+        """See `core.ports.Turn`."""
+        self.after.append(work)
 
     def send(self, write: Callable[[bytes], object], data: bytes) -> None:
         """See `core.ports.Turn`."""
@@ -51,8 +56,8 @@ class HandTurn:
 
     def end(self) -> None:
         """See `core.ports.Turn`. A fault is the test's to see."""
-        while self.first:
-            self.first.pop(0)()
+        while self.first or self.after:
+            (self.first or self.after).pop(0)()
         while self.sends:
             write, data = self.sends.pop(0)
             write(data)

@@ -41,11 +41,12 @@ class SystemRng:
 class LoopTurn:
     """Implements `Turn` on the running event loop."""
 
-    __slots__ = ("_call_soon", "_due", "_first", "_sends")
+    __slots__ = ("_call_soon", "_due", "_first", "_last", "_sends")
 
     def __init__(self) -> None:
         self._call_soon = asyncio.get_running_loop().call_soon
         self._first: list[Callable[[], object]] = []
+        self._last: list[Callable[[], object]] = []
         self._sends: list[tuple[Callable[[bytes], object], bytes]] = []
         self._due = False
         """Somebody will come to what is asked for now."""
@@ -55,6 +56,12 @@ class LoopTurn:
         if not self._due:
             self._wake()
         self._first.append(work)
+
+    def last(self, work: Callable[[], object]) -> None:
+        """See `Turn`."""
+        if not self._due:
+            self._wake()
+        self._last.append(work)
 
     def send(self, write: Callable[[bytes], object], data: bytes) -> None:
         """See `Turn`."""
@@ -68,17 +75,17 @@ class LoopTurn:
 
     def end(self) -> None:
         """See `Turn`. What is done here may itself end the turn: then what was still to be done is done there, before anything is sent."""
-        first = self._first
+        first, last = self._first, self._last
         self._due = True
         try:
-            while first:
-                work = first.pop(0)
+            while first or last:
+                work = (first or last).pop(0)
                 try:
                     work()
                 except Exception:
                     logger.exception("what is to be done before sending failed")
         finally:
-            if first:
+            if first or last:
                 self._wake()  # this step of the loop is over for a reason that is none of ours
             else:
                 self._due = False

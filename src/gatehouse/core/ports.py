@@ -218,6 +218,9 @@ class Turn(Protocol):
     def before(self, work: Callable[[], object]) -> None:
         """Run `work` at the end of this turn, before anything is sent."""
 
+    def last(self, work: Callable[[], object]) -> None:
+        """The same, when everything that `before` was asked for is done: `work` comes once for all that it led to."""
+
     def send(self, write: Callable[[bytes], object], data: bytes) -> None:
         """Call `write(data)` at the end of this turn, in the order of asking."""
 

@@ -98,7 +98,7 @@ class JournalWriter:
             return
         posted = self._posted
         if not posted:
-            turn.before(self._write_posted)
+            turn.last(self._write_posted)
         posted.append((record, refused))
 
     def post_all(self, records: Sequence[Record], refused: Refused) -> None:
@@ -108,7 +108,7 @@ class JournalWriter:
             self._write_apart(each)
             return
         if not self._posted:
-            turn.before(self._write_posted)
+            turn.last(self._write_posted)
         self._posted += each
 
     def _framed(self, record: Record) -> bytes:
