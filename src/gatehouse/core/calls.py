@@ -34,20 +34,20 @@ CacheMark = Literal["5m", "1h"]
 """Asks the target to keep its reading of the prompt up to here for so long (Anthropic's cache_control); None asks for nothing."""
 
 
-class TextPart(msgspec.Struct, frozen=True, omit_defaults=True, tag="text"):
+class TextPart(msgspec.Struct, frozen=True, omit_defaults=True, tag="text", gc=False):
     """Text inside a message of several parts."""
 
     text: str
     cache: CacheMark | None = None
 
 
-class RefusalPart(msgspec.Struct, frozen=True, tag="refusal"):
+class RefusalPart(msgspec.Struct, frozen=True, tag="refusal", gc=False):
     """An assistant's earlier refusal, sent back as history."""
 
     refusal: str
 
 
-class ImagePart(msgspec.Struct, frozen=True, omit_defaults=True, tag="image"):
+class ImagePart(msgspec.Struct, frozen=True, omit_defaults=True, tag="image", gc=False):
     """An image by `data:` URL or remote URL; `detail` is low, high, auto or None."""
 
     url: str
@@ -55,14 +55,14 @@ class ImagePart(msgspec.Struct, frozen=True, omit_defaults=True, tag="image"):
     cache: CacheMark | None = None
 
 
-class AudioPart(msgspec.Struct, frozen=True, tag="audio"):
+class AudioPart(msgspec.Struct, frozen=True, tag="audio", gc=False):
     """Base64 audio."""
 
     data: str
     format: str
 
 
-class FilePart(msgspec.Struct, frozen=True, omit_defaults=True, tag="file"):
+class FilePart(msgspec.Struct, frozen=True, omit_defaults=True, tag="file", gc=False):
     """A file by content (base64 data URL) or by an id the provider knows."""
 
     data: str | None = None
@@ -71,7 +71,7 @@ class FilePart(msgspec.Struct, frozen=True, omit_defaults=True, tag="file"):
     cache: CacheMark | None = None
 
 
-class ThinkingPart(msgspec.Struct, frozen=True, omit_defaults=True, tag="thinking"):
+class ThinkingPart(msgspec.Struct, frozen=True, omit_defaults=True, tag="thinking", gc=False):
     """An assistant's earlier reasoning, sent back as history. `signature` is the target's proof that it wrote it; without its
     text (`thinking` empty) `redacted` holds the reasoning as the target encrypted it."""
 
@@ -83,7 +83,7 @@ class ThinkingPart(msgspec.Struct, frozen=True, omit_defaults=True, tag="thinkin
 Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart | ThinkingPart
 
 
-class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A tool the model called; `arguments` is the JSON text exactly as the model wrote it. kind is function or custom."""
 
     id: str
@@ -92,7 +92,7 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: Literal["function", "custom"] = "function"
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One turn. `content` is None only beside tool calls. `is_error` says that a tool (role tool) failed."""
 
     role: Role
@@ -105,7 +105,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: CacheMark | None = None
 
 
-class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A function the model may call; `parameters` is a JSON Schema, opaque to us and bounded by the dialect."""
 
     name: str
@@ -164,7 +164,7 @@ class Turn(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """`Call.user` came as `safety_identifier`."""
 
 
-class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Call(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """One request for inference. None means "not said": the target's default holds.
 
     A chat has `messages`. A completion (text to continue) and an embedding have `inputs` instead: texts, or lists of token ids.

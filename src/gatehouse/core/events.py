@@ -25,7 +25,7 @@ class ToolDelta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     arguments: str = ""
 
 
-class ChoiceDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+class ChoiceDelta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one event adds to one choice. `logprobs` is opaque JSON. `begins` is true on the first piece of its choice (and
     only there): dialects say the role with it."""
 
@@ -45,7 +45,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     """Beside finish stop: the caller's stop text that was met, where the target says which."""
 
 
-class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
+class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One piece of an answer. A usage-only chunk has no choices. `usage` is the target's own word, already in disjoint buckets."""
 
     choices: tuple[ChoiceDelta, ...] = ()
@@ -70,7 +70,7 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
         return next((choice.text for choice in self.choices if choice.index == 0), "")
 
 
-class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
+class Choice(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One complete choice. `text` is None when the model only called tools."""
 
     index: int = 0
@@ -88,7 +88,7 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
     """As in `ChoiceDelta`."""
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A whole answer in one event."""
 
     choices: tuple[Choice, ...]

@@ -94,7 +94,7 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
     stamp: int = 0
 
 
-class Holds(msgspec.Struct, frozen=True):
+class Holds(msgspec.Struct, frozen=True, gc=False):
     """What one call holds: a hold for each meter of its caller, in their order. Calls of one caller share all but the amounts."""
 
     meters: tuple[Meter, ...] = ()

@@ -24,7 +24,7 @@ class MeterHold(msgspec.Struct, frozen=True, array_like=True, gc=False):
     amount: int
 
 
-class Opened(msgspec.Struct, frozen=True, array_like=True, tag="o"):
+class Opened(msgspec.Struct, frozen=True, array_like=True, tag="o", gc=False):
     """`at` is seconds since the epoch. `holds` are money holds only: what else is held dies with the process."""
 
     request_id: str
@@ -59,7 +59,7 @@ class StageTime(msgspec.Struct, frozen=True, array_like=True, gc=False):
     took: int
 
 
-class Closed(msgspec.Struct, frozen=True, array_like=True, tag="c"):
+class Closed(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=False):
     """The end of one attempt, or of a call that never had one (attempt 0, target "")."""
 
     request_id: str

@@ -13,7 +13,7 @@ from gatehouse.core.money import Money
 PER_MILLION: Final = 1_000_000
 
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Token counts in disjoint buckets; `input` excludes cached, cache-written and audio tokens, `output` excludes reasoning and audio."""
 
     input: int = 0

@@ -163,7 +163,7 @@ class Bookkeeper:
         assert plan is not None
         assert x.call is not None
         if not x.commitment:
-            x.commitment = self._commitments.of_encoded(x.encoded())
+            x.commitment = self._commitments.of(x.call)
         if x.attribution is None:
             x.attribution = self._attribute(x)
         price = target.price

@@ -86,8 +86,6 @@ class Exchange(msgspec.Struct, eq=False):
     plan: Plan | None = None
     counted: int | None = None
     """The prompt's exact tokens, where every target of the plan can count and the prompt is still the one that was counted."""
-    canonical: tuple[Call, bytes] | None = None
-    """A form that `call` had, and its canonical encoding; see `encoded`."""
     commitment: bytes = b""
     attribution: Attribution | None = None
     """What it is booked under beside its key; the bookkeeper works it out with the first record."""
@@ -130,14 +128,6 @@ class Exchange(msgspec.Struct, eq=False):
     def __repr__(self) -> str:
         # What it holds is a caller's: their words, and the key they sent.
         return f"Exchange({self.request_id})"
-
-    def encoded(self) -> bytes:
-        """`call` as canonical MessagePack: fields in their order, map keys sorted. Made once for each form that it has."""
-        call, made = self.call, self.canonical
-        assert call is not None
-        if made is None or made[0] is not call:
-            made = self.canonical = (call, canonical(call))
-        return made[1]
 
     def flag(self, flag: str) -> None:
         """Note something about the call, once; it is in its records."""

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -14,6 +14,7 @@ from gatehouse.core.events import Events
 from gatehouse.core.identity import Principal, Role
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Plan, Target
+from gatehouse.core.ports import Refused
 from gatehouse.core.usage import Price, Usage
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Runner
@@ -41,11 +42,16 @@ class Books:
     async def commit(self, x: Exchange) -> None:
         """Nothing to prove here."""
 
-    def opened(self, x: Exchange, target: Target, refused: object = None) -> None:
+    def opened(self, x: Exchange, target: Target) -> None:
         x.attempts += 1
         x.opened = True
         x.target = target
         self.opened_calls += 1
+
+    def opened_all(self, calls: Sequence[tuple[Exchange, Target]], refused: Refused) -> list[tuple[Exchange, Exception]]:
+        for x, target in calls:
+            self.opened(x, target)
+        return []
 
     def not_opened(self, x: Exchange) -> None:
         """Nothing is refused here."""

@@ -178,7 +178,7 @@ class Cache:
         if call.stream or call.include_usage or call.turn is not None:
             return share.digest + self._prove(canonical(replace(call, stream=False, include_usage=False, turn=None)))
         if not x.commitment:
-            x.commitment = self._prove(x.encoded())
+            x.commitment = self._prove(canonical(call))
         return share.digest + x.commitment
 
     def _share(self, plan: Plan, policy: CachePolicy, principal: Principal) -> _Share:

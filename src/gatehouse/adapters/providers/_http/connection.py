@@ -45,7 +45,7 @@ class Owner(Protocol):
         """It is gone; said exactly once."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """What goes out. `first_byte` is the seconds until the answer proper must have begun."""
 
     head: bytes
