@@ -31,3 +31,11 @@ def test_a_charge_is_the_exact_cost_rounded_up_once(price: Price, usage: Usage) 
 def test_the_ceiling_covers_every_charge(price: Price, usage: Usage) -> None:
     """A hold over the totals is never below the charge, whatever bucket the tokens fall in."""
     assert price.ceiling(usage.input_total, usage.output_total) >= price.charge(usage)
+
+
+@given(st.builds(Usage, *[st.integers(-2, 9)] * 7))
+def test_an_honest_total(usage: Usage) -> None:
+    """It is the total, unless a bucket is below zero."""
+    buckets = [getattr(usage, name) for name in Usage.__struct_fields__]
+    assert usage.honest_total == (-1 if min(buckets) < 0 else sum(buckets))
+    assert usage.has_negative == (min(buckets) < 0)

@@ -18,10 +18,11 @@ from gatehouse.core.ports import Attempt, Refused, Told
 from gatehouse.core.single import Single
 from gatehouse.core.usage import Usage
 from gatehouse.pipeline.exchange import Exchange
+from gatehouse.pipeline.runner import Runner
 from gatehouse.testing.fakes import settle_loop
 from gatehouse.testing.storage_contract import opened_record
 from tests.pipeline.dispatching import ASKED, Bench, FakeBooks, failed, target
-from tests.pipeline.laning import Asking
+from tests.pipeline.laning import Asking, HandTurn
 
 WHOLE = Answer(choices=(Choice(text="hello"),), usage=Usage(input=7, output=2))
 WANTED = msgspec.structs.replace(ASKED, stream=False)
@@ -220,6 +221,28 @@ async def test_the_journal_refuses(written: bool) -> None:
     assert (question.abandoned, question.attempt.sent) == (1, False)
     assert (x.attempts, x.opened, x.target, x.charge, x.outcome) == (0, False, None, 0, Outcome.REFUSED)
     assert len(table.model.answers) == 1
+    assert table.clean()
+
+
+async def test_the_journal_refuses_one_of_a_turn() -> None:
+    """The others of its turn are asked and answered; nothing of it is left."""
+    table, turn = Table(), HandTurn()
+    table.bench.runner = Runner((table.bench.dispatch,), table.bench.clock, turn)
+    asked = [table.begin() for _ in range(3)]
+    for number, (x, _) in enumerate(asked):
+        x.request_id = f"req_{number}"
+    turn.end()
+    (_, refused), *_ = table.books.posted
+    refused(opened_record("req_1"), Unavailable("The journal cannot be written."))
+    turn.end()
+    assert [question.abandoned for question in table.model.questions] == [0, 1, 0]
+    assert isinstance(await asked[1][1].carried(), Unavailable)
+    del table.model.questions[1]
+    for _ in range(2):
+        table.tell(WHOLE)
+    turn.end()
+    assert [x.outcome for x, _ in asked] == [Outcome.COMPLETED, Outcome.REFUSED, Outcome.COMPLETED]
+    assert [x.attempts for x, _ in asked] == [1, 0, 1]
     assert table.clean()
 
 

@@ -324,6 +324,97 @@ async def test_stage_times_are_counted_for_some_calls(desk: Desk) -> None:
         assert desk.tally.values["gatehouse_stage_duration_seconds", (name,)] == [pytest.approx(0.001)] * 2
 
 
+async def ended(desk: Desk, number: int, kind: int) -> Exchange:
+    """A call that has ended as one of seven kinds do."""
+    x = await desk.admitted(f"req_{number}")
+    x.outcome, x.usage, x.charge, x.first_event = Outcome.COMPLETED, Usage(input=number, output=kind), Money(10 * number), 0.5
+    match kind:
+        case 1:
+            x.plan = Plan("other", (OTHER,))
+        case 2:
+            x.cache, x.usage, x.charge = "hit", Usage(), Money(0)
+        case 3:
+            x.outcome, x.error = Outcome.REFUSED, Forbidden("no")
+        case 4:
+            x.flags.append("guard:github-token")
+        case 5:
+            x.plan, x.first_event = None, -1.0
+        case 6:
+            x.outcome = Outcome.CLIENT
+        case _:
+            pass
+    if kind in {0, 1, 4}:
+        desk.books.opened(x, OTHER if kind == 1 else LAB)
+    return x
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=12))
+async def test_calls_that_end_together_are_written_and_counted_as_one_by_one(kinds: list[int]) -> None:
+    """Whatever ends beside them: each has its own record, and the counters stand where they would."""
+    desks = [Desk(), Desk()]
+    for desk, together in zip(desks, (True, False), strict=True):
+        calls = [await ended(desk, number, kind) for number, kind in enumerate(kinds)]
+        if together:
+            desk.stage.settle_all(calls)
+        else:
+            for x in calls:
+                desk.stage.settle(x)
+    one, other = desks
+    assert one.journal.records == other.journal.records
+    assert (one.tally.counts, one.tally.gauges) == (other.tally.counts, other.tally.gauges)
+    assert {key: sorted(values) for key, values in one.tally.values.items()} == {
+        key: sorted(values) for key, values in other.tally.values.items()
+    }
+
+
+async def test_an_end_that_cannot_be_recorded_keeps_no_other_from_it(desk: Desk) -> None:
+    """One record cannot be made, and the disk refuses all others: they wait, in their order, and the counters go on."""
+    calls = [await ended(desk, number, 0) for number in range(3)]
+    calls[1].flags = cast("Any", None)
+    desk.journal.broken = True
+    desk.books.closed(calls)
+    assert (desk.books.waiting, desk.tally.counts[ERRORS]) == (2, 3)
+    desk.journal.broken = False
+    desk.stage.settle_all([await ended(desk, 3, 2)])
+    assert [record.request_id for record in desk.journal.records[3:]] == ["req_0", "req_2", "req_3"]
+
+
+async def test_nobody_ends() -> None:
+    """A turn in which no call ended writes nothing and counts nothing."""
+    desk = Desk()
+    desk.stage.settle_all([])
+    assert (desk.journal.records, desk.tally.counts) == ([], {})
+
+
+async def test_attempts_that_begin_together(desk: Desk) -> None:
+    """Each has the record that it would have alone; of which there can be none is as it was, and says why."""
+    alone, *together = [await desk.admitted(name) for name in ("x", "x", "broken", "y")]
+    desk.books.opened(alone, LAB)
+    together[1].call = cast("Any", object())
+    left = desk.books.opened_all([(x, LAB) for x in together], lambda *told: pytest.fail("the disk takes everything"))
+    assert [(x.request_id, type(fault)) for x, fault in left] == [("broken", TypeError)]
+    one, first, second = desk.journal.records
+    assert one == first
+    assert second.request_id == "y"
+    assert [(x.attempts, x.attempt, x.opened, x.target) for x in together] == [(1, 1, True, LAB), (0, 0, False, None), (1, 1, True, LAB)]
+
+
+async def test_attempts_that_the_disk_refuses_together(desk: Desk) -> None:
+    """Who asked for them is told of each; while an older end still waits for the disk, nothing opens at all."""
+    told: list[str] = []
+    calls = [await desk.admitted(name) for name in "xy"]
+    desk.journal.broken = True
+    assert desk.books.opened_all([(x, LAB) for x in calls], lambda record, error: told.append(f"{record.request_id} {error.code}")) == []
+    assert told == ["x unavailable", "y unavailable"]
+    gone = await desk.admitted("gone")
+    gone.outcome = Outcome.REFUSED
+    desk.stage.settle(gone)
+    later = [await desk.admitted(name) for name in "ab"]
+    left = desk.books.opened_all([(x, LAB) for x in later], lambda *told: pytest.fail("nothing was posted"))
+    assert [(x, type(fault)) for x, fault in left] == [(x, Unavailable) for x in later]
+    assert not any(x.opened or x.attempts for x in later)
+
+
 async def test_a_large_call_is_committed_to_beside_the_loop() -> None:
     """commit hands it over; opened finds it done. A small one is not worth a thread."""
     handed: list[int] = []

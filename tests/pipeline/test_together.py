@@ -316,6 +316,63 @@ def test_answers_are_kept_together_as_alone() -> None:
     assert kept == [[True, False, True]] * 2
 
 
+WHO = [Principal(name, name, ROLES[0], tenant=tenant) for name, tenant in (("k1", "red"), ("k2", "red"), ("k3", "blue"))]
+PLANS = [
+    Plan("m", TARGETS[:1], digest=b"1", cache=CachePolicy("key", 60)),
+    Plan("m", TARGETS[:1], digest=b"2", cache=CachePolicy("tenant", 60)),
+    Plan("m", TARGETS[:1], digest=b"3"),
+    Plan("other", TARGETS, digest=b"1", cache=CachePolicy("tenant", 60)),
+]
+TEXTS = ["a", "b"]
+looks = st.tuples(
+    st.sampled_from(WHO),
+    st.sampled_from(PLANS),
+    st.sampled_from(TEXTS),
+    st.booleans(),
+    st.sampled_from([b"", b"no-cache", b"no-store", b"max-age=9"]),
+)
+Look = tuple[Principal, Plan, str, bool, bytes]
+
+
+def looking(look: Look) -> Exchange:
+    who, plan, text, stream, wishes = look
+    x = asking(who, Call(model=plan.model, messages=(Message("user", text),), stream=stream))
+    x.plan, x.outcome = plan, Outcome.COMPLETED
+    if wishes:
+        x.head.headers[b"cache-control"] = wishes
+    return x
+
+
+def found(cache: Cache, x: Exchange) -> tuple[object, ...]:
+    """What came of the look, once the call is over."""
+    hit = cache._hits.get(x)
+    miss = cache._misses.get(x)
+    cache.settle(x)
+    return (x.cache, hit, None if miss is None else (miss.key, miss.fresh))
+
+
+@given(st.lists(looks, max_size=5), st.lists(looks, min_size=1, max_size=6))
+def test_answers_are_looked_up_together_as_alone(before: list[Look], asked: list[Look]) -> None:
+    """The same hits, misses and passes, whoever else asks in the same turn; what was found is nobody else's, and nothing is left."""
+    clock = FakeClock()
+    cache = Cache(MemoryCache(clock), Commitments(b"k" * 32).of_encoded)
+    for number, look in enumerate(before):
+        x = looking(look)
+        if cache.at_once(x):
+            cache.clear_answers([(x, Answer((Choice(text=f"{number}"),)))])
+        cache.settle(x)
+    lone = [looking(look) for look in asked]
+    passed = [cache.at_once(x) for x in lone]
+    expected = [found(cache, x) for x in lone]
+    together = [looking(look) for look in asked]
+    left = cache.clear(together)
+    for x, whether in zip(together, passed, strict=True):
+        assert (x not in left or cache.at_once(x)) == whether
+    assert [found(cache, x) for x in together] == expected
+    assert not cache._hits
+    assert not cache._misses
+
+
 # --- what others must not notice ---------------------------------------------------------------------------------------
 
 

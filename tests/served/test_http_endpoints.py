@@ -302,6 +302,19 @@ async def test_the_peer_is_who_a_trusted_proxy_names() -> None:
             assert server.identify.seen[-1].head.peer == peer
 
 
+async def test_who_asks_is_read_anew_from_each_head() -> None:
+    """On one connection: another key, another peer, another path and the first ones again; what came before sticks to nothing."""
+    async with gate(manners=Manners(proxies=TrustedProxies(["127.0.0.0/8"]))) as server:
+        client = await server.connect()
+        heads = [("k1", "203.0.113.9"), ("k1", "203.0.113.9"), ("k2", "203.0.113.9"), ("k2", "198.51.100.7"), ("k1", "203.0.113.9")]
+        for key, peer in heads:
+            for say in ("x", "longer than that"):
+                await client.send(post({"model": "m", "say": say}, f"Authorization: Bearer {key}", f"X-Forwarded-For: {peer}"))
+                assert (await client.response()).status == 200
+                head = server.identify.seen[-1].head
+                assert (head.credentials, head.peer) == ((key.encode(),), peer)
+
+
 async def test_an_errand_whose_client_leaves_before_it_ran() -> None:
     """Its request came and the connection went in one turn of the loop: it is told as over, and nothing is left running."""
     told: list[tuple[str, int]] = []
