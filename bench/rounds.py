@@ -37,6 +37,7 @@ SCENARIOS: Final = (
     Scenario("chats-1", "short chats, one at a time", 1),
     Scenario("chats-8", "short chats, 8 at a time", 8),
     Scenario("chats-128", "short chats, 128 at a time", 128),
+    Scenario("chats-512", "short chats, 512 at a time, from connections opened in one burst", 512),
     Scenario("streams", "16 streams of 100 events, each event its own write", 16, words=100),
     Scenario("streams-burst", "16 streams of 100 events, 8 in a write", 16, words=100, burst=8),
     Scenario("translated", "16 streams of 100 events, OpenAI's upstream asked in Anthropic's words", 16, words=100, translated=True),

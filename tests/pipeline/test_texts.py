@@ -19,7 +19,7 @@ from gatehouse.core.calls import (
     ToolCall,
     ToolChoice,
 )
-from gatehouse.pipeline.texts import located, plain, rewritten, unscannable
+from gatehouse.pipeline.texts import located, plain, rewritten, seams, unscannable
 
 FULL = Call(
     model="m",
@@ -111,19 +111,28 @@ def test_every_text_of_a_call_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [FULL, Call(model="m"), Call(model="m", messages=(Message("user", "hi"),)), Call(model="m", extra={"a": 1})]
+    "call",
+    [
+        FULL,
+        Call(model="m"),
+        Call(model="m", messages=(Message("user", "hi"),)),
+        Call(model="m", messages=(Message("user", (TextPart("in "), TextPart("two"))),)),
+        Call(model="m", messages=(Message("assistant", "hi", tool_calls=(ToolCall("1", "f", '{"a": "\\u0061"}'),)),)),
+        Call(model="m", extra={"a": 1}),
+    ],
 )
 def test_the_quick_reading_is_the_careful_one(call: Call) -> None:
     """What each call pays for reads the very texts, in the same order, that are named when something was found."""
-    quick, kinds = plain(call)
+    quick, kinds, pieced = plain(call)
     assert quick == [text for _, text in located(call)]
     assert kinds == {kind for kind, _ in unscannable(call)}
+    assert pieced or not seams(call)
 
 
 def test_what_only_advises_is_read_and_no_kind_of_its_own() -> None:
     """A policy that lets no unknown field pass means fields that nobody knows; a name in a known one is read like a user's."""
     call = Call(model="m", extra={"store": False, "prompt_cache_key": "secret-name"})
-    texts, kinds = plain(call)
+    texts, kinds, _ = plain(call)
     assert kinds == frozenset()
     assert "secret-name" in texts[0]
     assert plain(Call(model="m", extra={"store": True}))[1] == {"extra"}

@@ -22,16 +22,18 @@ Located = tuple[str, str]
 _NOTHING_UNREAD: frozenset[str] = frozenset()
 
 
-def plain(call: Call) -> tuple[list[str], frozenset[str]]:
-    """The texts of `call`, in the order of `located`, and the kinds of its content that cannot be read (image, audio, file, extra)."""
+def plain(call: Call) -> tuple[list[str], frozenset[str], bool]:
+    """The texts of `call`, in the order of `located`, the kinds of its content that cannot be read (image, audio, file, extra), and
+    whether `seams` has anything to look at."""
     texts: list[str] = []
     add = texts.append
-    unread = False
+    unread = pieced = False
     for message in call.messages:
         content = message.content
         if content.__class__ is str:
             add(content)
         elif content:
+            pieced = True
             for part in content:
                 if part.__class__ is TextPart:
                     add(part.text)
@@ -39,6 +41,7 @@ def plain(call: Call) -> tuple[list[str], frozenset[str]]:
                     unread = True
                     texts.extend(text for _, text in _part_texts(part))  # type: ignore[arg-type]
         if message.tool_calls or message.name or message.tool_call_id or message.refusal:
+            pieced = True
             texts.extend(text for _, text in _message_rest(message))
     if call.tools:
         texts.extend(text for _, text in _tools(call))
@@ -47,8 +50,8 @@ def plain(call: Call) -> tuple[list[str], frozenset[str]]:
     if call.inputs:
         texts.extend(text for _, text in _inputs(call))
     if unread or call.extra or call.inputs:
-        return texts, frozenset(kind for kind, _ in unscannable(call))
-    return texts, _NOTHING_UNREAD
+        return texts, frozenset(kind for kind, _ in unscannable(call)), pieced
+    return texts, _NOTHING_UNREAD, pieced
 
 
 def seams(call: Call) -> list[Located]:

@@ -47,7 +47,9 @@ def decode_answer(body: bytes, call: Call | None = None) -> Answer:
         choices.append(_choice(choice))
     if usage is None or not choices:
         return _decode_with_care(body)
-    return _answer(counted, choices, usage, body)
+    return Answer(
+        tuple(choices), counted.id or "", counted.model or "", int(counted.created or 0), usage, counted.system_fingerprint, body, NAME
+    )
 
 
 def _decode_with_care(body: bytes) -> Answer:

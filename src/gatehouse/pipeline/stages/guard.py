@@ -95,7 +95,7 @@ class Guard:
         assert call is not None
         assert plan is not None
         policy = plan.guard
-        contents, unread = texts.plain(call)
+        contents, unread, _ = texts.plain(call)
         if unread:
             _refuse_unscannable(call, unread, policy)
         fetches = bool(unread) and check_remote_urls(call, plan.remote_urls)
@@ -133,11 +133,11 @@ class Guard:
 
     def at_once(self, x: Exchange) -> bool:
         """As `admit`, for a short call in which there is nothing to find, or in which nobody looks."""
-        joined = self._simple(x)
+        joined, pieced = self._simple(x)
         if joined is None or not joined:
             return joined is not None
         try:
-            return not self._shows(joined) and not self._pieced(x)
+            return not self._shows(joined) and not self._pieced(x, pieced=pieced)
         except Exception:
             return False  # `admit` meets the same fault, and knows what the policy makes of it
 
@@ -147,8 +147,8 @@ class Guard:
         others: list[Exchange] = []
         try:
             for x in calls:
-                joined = self._simple(x)
-                if joined is None or (joined and self._pieced(x)):
+                joined, pieced = self._simple(x)
+                if joined is None or (joined and self._pieced(x, pieced=pieced)):
                     others.append(x)
                 elif joined:
                     simple.append(joined)
@@ -158,23 +158,24 @@ class Guard:
             return calls  # each meets the same fault
         return others
 
-    def _simple(self, x: Exchange) -> str | None:
-        """The texts of a call that can be read at once, as one; "" when nobody wants to look, None when it takes more than that."""
+    def _simple(self, x: Exchange) -> tuple[str | None, bool]:
+        """The texts of a call that can be read at once, as one; "" when nobody wants to look, None when it takes more than that.
+        And whether `texts.seams` has anything to look at."""
         call, plan = x.call, x.plan
         assert call is not None
         assert plan is not None
         policy = plan.guard
-        contents, unread = texts.plain(call)
+        contents, unread, pieced = texts.plain(call)
         joined = "\n".join(contents)
         if unread or len(joined) > _PIECE or len(joined) > policy.max_text_bytes or not joined.isascii():
-            return None
-        return joined if policy.input != "off" else ""
+            return None, pieced
+        return joined if policy.input != "off" else "", pieced
 
-    def _pieced(self, x: Exchange) -> bool:
+    def _pieced(self, x: Exchange, *, pieced: bool) -> bool:
         """Whether a call has texts that show only when they are put together."""
         call = x.call
         assert call is not None
-        return bool(texts.seams(call) or (len(call.messages) > 1 and cuts(call, self._scanner)))
+        return bool((pieced and texts.seams(call)) or (len(call.messages) > 1 and cuts(call, self._scanner)))
 
     def watch(self, x: Exchange, events: Events) -> Events:
         """Screen what comes out, unless the policy does not look."""
