@@ -281,6 +281,17 @@ async def test_several_are_posted_as_each_is(journal: JournalWriter, file: Path)
     assert read(file) == [opened(1), opened(3)]
 
 
+async def test_nothing_that_is_posted_is_not_written(journal: JournalWriter, file: Path, writes: list[int]) -> None:
+    """Nothing can be written to a full disk too: it is no sign that the disk is well again."""
+    with files_no_larger_than(file.stat().st_size):
+        with pytest.raises(Unavailable):
+            journal.append(opened(1))
+        journal.post_all([], Refusals())
+        await asyncio.sleep(0)
+        assert "cannot be written" in await journal.ping()
+    assert len(writes) == 1
+
+
 async def test_what_is_recorded_is_written_before_anything_is_sent(journal: JournalWriter, file: Path, turn: LoopTurn) -> None:
     """Also when the sending was asked for first, and when the end of the turn is what records."""
     seen: list[int] = []

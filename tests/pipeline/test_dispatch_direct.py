@@ -246,6 +246,29 @@ async def test_the_journal_refuses_one_of_a_turn() -> None:
     assert table.clean()
 
 
+class Refusing(FakeBooks):
+    """Books that tell at once that a record cannot be written, as the journal does where there are no turns."""
+
+    def opened_all(self, calls: Sequence[tuple[Exchange, Target]], refused: Refused) -> list[tuple[Exchange, Exception]]:
+        left = super().opened_all(calls, refused)
+        for x, _ in calls:
+            refused(opened_record(x.request_id), Unavailable("The journal cannot be written."))
+        return left
+
+
+async def test_the_journal_refuses_where_there_are_no_turns() -> None:
+    """A call that then cannot be carried on is settled and told once, and nothing is left of it."""
+    table = Table()
+    table.bench.dispatch.books = Refusing(table.bench.log)
+    x = table.bench.exchange(Plan("assistant", (target("lab"),)), WANTED)
+    asker = Asking(table.bench.runner, x, [])
+    asker.wait = lambda: 1 // 0  # type: ignore[method-assign, assignment]
+    table.bench.runner.begin(x, asker)
+    assert ([type(error) for error in asker.told], x.outcome) == ([Internal], Outcome.FAILED)
+    assert [question.abandoned for question in table.model.questions] == [1]
+    assert table.clean()
+
+
 async def test_the_journal_refuses_a_call_that_was_ended() -> None:
     """It is told nothing more, and settles once."""
     table = Table()

@@ -379,6 +379,38 @@ async def test_an_end_that_cannot_be_recorded_keeps_no_other_from_it(desk: Desk)
     assert [record.request_id for record in desk.journal.records[3:]] == ["req_0", "req_2", "req_3"]
 
 
+@pytest.mark.parametrize("waits", [True, False])
+async def test_an_end_that_no_disk_will_take_keeps_nobody_from_opening(
+    desk: Desk, waits: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is given up, counted and logged without its words; what else waits is written, and calls go on."""
+    append = desk.journal.append
+
+    def picky(record: Opened | Closed) -> None:
+        if "odd words" in getattr(record, "flags", ()):
+            raise UnicodeEncodeError("utf-8", "odd words", 0, 1, "no")
+        append(record)
+
+    odd, other = [await ended(desk, number, 0) for number in range(2)]
+    odd.flags.append("odd words")
+    desk.journal.broken = waits
+    if waits:
+        desk.stage.settle_all([odd, other])
+        assert desk.books.waiting == 2
+    desk.journal.broken = False
+    monkeypatch.setattr(desk.journal, "append", picky)
+    desk.books._append = picky
+    if not waits:
+        desk.books._write(desk.books._record(odd, None, 1, 0.0, 0.0))
+    x = await desk.admitted("next")
+    desk.books.opened(x, LAB)
+    assert (x.opened, desk.books.waiting) == (True, 0)
+    assert "call req_0: its end is not recorded: UnicodeEncodeError" in caplog.text
+    assert "odd words" not in caplog.text
+    if waits:
+        assert [record.request_id for record in desk.journal.records[2:]] == ["req_1", "next"]
+
+
 async def test_nobody_ends() -> None:
     """A turn in which no call ended writes nothing and counts nothing."""
     desk = Desk()

@@ -488,6 +488,42 @@ async def test_several_calls_of_one_turn_know_nothing_of_each_other(log: list[st
     assert it.nothing_left()
 
 
+@pytest.mark.parametrize("why", ["unwritten", "unprepared", "gone"])
+async def test_all_that_is_not_to_leave_is_taken_back_before_anybody_is_told(log: list[str], why: str) -> None:
+    """Who is told may end the turn: what was prepared for others that were refused, or ended, beside it does not go out then."""
+    it: Lane
+    sent: list[str] = []
+    calls = [exchange(name) for name in "xyz"]
+
+    def send(x: Exchange) -> None:
+        if not any(line.startswith("settle") for line in it.of(x)):
+            sent.append(x.request_id)
+
+    def prepare(x: Exchange) -> None:
+        assert it.turn is not None
+        it.turn.send(lambda data: send(x), b"")
+        if x is not calls[2]:
+            if why == "gone":
+                x.end(Outcome.CLIENT)
+            elif why == "unprepared":
+                raise UpstreamFailed("no words for this", code="upstream_rejected")
+
+    def write(x: Exchange) -> None:
+        if why == "unwritten" and x is not calls[2]:
+            raise Unavailable("the journal cannot be written")
+
+    it = Lane(log, Prompt("a", log), Target(log, start=prepare, started=write))
+    askers = it.begin(*calls)
+    assert it.turn is not None
+    for asker in askers:
+        asker.ending = it.turn.end
+    it.end_turn()
+    assert sent == ["z"]
+    assert [len(asker.told) for asker in askers] == [1, 1, 0]
+    for x in calls[:2]:
+        assert [line.split()[-1] for line in it.of(x) if line.startswith("settle")] == ["target", "a"]
+
+
 async def test_who_is_told_of_a_refusal_may_end_the_turn(log: list[str]) -> None:
     """Whoever answers and closes ends the turn there and then: what others have prepared does not leave before it is written."""
     it: Lane

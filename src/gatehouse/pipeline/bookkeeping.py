@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from gatehouse.core.attribution import Attribution
 from gatehouse.core.calls import Call
-from gatehouse.core.errors import GatehouseError
+from gatehouse.core.errors import GatehouseError, Unavailable
 from gatehouse.core.money import ZERO, Money
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.plans import Target
@@ -318,16 +318,30 @@ class Bookkeeper:
     def _catch_up(self) -> None:
         """Write what waits, oldest first. Raises Unavailable when the disk still refuses."""
         while self._waiting:
-            self._append(self._waiting[0])
+            record = self._waiting[0]
+            try:
+                self._append(record)
+            except Unavailable:
+                raise
+            except Exception as problem:
+                self._not_kept(record, problem)
             self._waiting.popleft()
 
     def _wait(self, record: Record, problem: Exception) -> None:
         self._tally.count("gatehouse_journal_errors_total")
-        if len(self._waiting) >= MOST_WAITING:
-            logger.critical("call %s: its end is not recorded: %s", record.request_id, problem)
+        if not isinstance(problem, Unavailable) or len(self._waiting) >= MOST_WAITING:
+            self._not_kept(record, problem)
             return
         self._waiting.append(record)
         logger.error("call %s: its end cannot be recorded yet: %s", record.request_id, problem)
+
+    @staticmethod
+    def _not_kept(record: Record, problem: Exception) -> None:
+        """No disk will ever take it, or there are too many: waiting, it would keep every call from opening. What its call held is
+        charged when this process ends."""
+        # Only the kind of a fault of ours: its words may quote what cannot be written.
+        said = problem if isinstance(problem, GatehouseError) else type(problem).__name__
+        logger.critical("call %s: its end is not recorded: %s", record.request_id, said)
 
 
 def _opens(x: Exchange, target: Target) -> None:

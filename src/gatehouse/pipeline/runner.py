@@ -226,17 +226,17 @@ class Runner:
             except Exception as fault:
                 logger.exception("the last stage failed over several calls")
                 left += [(x, fault) for x in going]
-        for x in ended:
-            self.stopped(x)  # now: by the loop's next step, what was prepared for it would be out
-        while left:
-            # Last: who is told may end the turn, and by then all that is prepared has to be written down or taken back.
-            self._leave(*left.pop(0))
+        # Who is told may end the turn, and then all that is prepared goes out: by then what is not to go has to be taken back.
+        over = [(x, self._stop(x)) for x in ended]
+        over += [(x, self._broken(x, fault, streaming=False)) for x, fault in left if fault is not None]
+        for x, error in over:
+            _tell(x, error)
+        for x, _ in [each for each in left if each[1] is None]:
+            self._leave(x)
+        left.clear()  # a fault may hold this function, which must not hold it: nothing is to wait for the cycle collector
 
-    def _leave(self, x: Exchange, fault: Exception | None) -> None:
+    def _leave(self, x: Exchange) -> None:
         """The call goes no further with the others."""
-        if fault is not None:
-            self._failed(x, fault, streaming=False)
-            return
         try:
             self._hand_over(x)
         except Exception as broken:
@@ -252,6 +252,10 @@ class Runner:
 
     def _failed(self, x: Exchange, fault: Exception, *, streaming: bool) -> None:
         """A call that no task carries has failed."""
+        _tell(x, self._broken(x, fault, streaming=streaming))
+
+    def _broken(self, x: Exchange, fault: Exception, *, streaming: bool) -> GatehouseError:
+        """The same before it is told: settle it. What is to be told."""
         if isinstance(fault, GatehouseError):
             self._fail(x, fault, streaming=streaming)
             # What it came through holds the calls of this turn, and the call holds it.
@@ -259,7 +263,7 @@ class Runner:
         else:
             fault = self._fault(x, fault, streaming=streaming)
         self._settle(x)
-        _tell(x, fault)
+        return fault
 
     def _came(self, x: Exchange, source: Answer | Events | None) -> None:
         """The last stage, begun without waiting, has come to something."""
@@ -285,7 +289,7 @@ class Runner:
             if x.asker is None or x.outcome is not None:
                 continue  # ended from outside in this very turn, and about to be settled
             if source is None:
-                self._leave(x, None)
+                self._leave(x)
                 continue
             x.marks.append(at)
             if isinstance(source, Answer):
@@ -351,11 +355,15 @@ class Runner:
         """The call was ended from outside, a step of the loop ago, while no task carried it."""
         if x.asker is None or x not in self.running:
             return  # it came to its end in the same turn
+        _tell(x, self._stop(x))
+
+    def _stop(self, x: Exchange) -> GatehouseError | None:
+        """Settle a call that was ended from outside; what is to be told."""
         error: UpstreamFailed | None = None
         if x.outcome is Outcome.DEADLINE:
             x.error = error = _too_late()
         self._settle(x)
-        _tell(x, error)
+        return error
 
     async def carry(self, x: Exchange, deliver: Deliver) -> None:
         """Run the call, or the rest of it, to its end; when this returns or raises everything is settled.

@@ -81,6 +81,36 @@ async def test_a_burst_after_a_rest_is_shared_again() -> None:
         acceptor.close()
 
 
+async def test_what_somebody_else_took_meanwhile_counts_for_nothing() -> None:
+    """A neighbour fetched what had stayed in the queue: the next burst comes after a rest."""
+    async with door() as it:
+        it.arrive(2)
+        acceptor = it.open()
+        assert await it.turn() == 1
+        it.taken.append(it.listener.accept()[0])
+        for _ in range(3):
+            await asyncio.sleep(0)
+        it.clock.advance(2.0)
+        it.arrive(40)
+        assert [await it.turn() for _ in range(3)] == [1, 1, 1]
+        acceptor.close()
+
+
+async def test_who_is_welcomed_while_it_closes_may_close_it() -> None:
+    """Nothing is closed twice."""
+    async with door() as it:
+        it.arrive(3)
+        acceptors: list[Acceptor] = []
+
+        def welcome(sock: socket.socket) -> None:
+            it.taken.append(sock)
+            acceptors[0].close()
+
+        acceptors.append(Acceptor([it.listener], it.clock, room=lambda: True, welcome=welcome, sorry=b""))
+        acceptors[0].close()
+        assert len(it.taken) == 3
+
+
 async def test_closing_takes_all_that_wait_and_no_more_than_there_is_room_for() -> None:
     """They get an answer, where a closed queue would have reset them."""
     async with door() as it:

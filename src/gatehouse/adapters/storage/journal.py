@@ -104,6 +104,8 @@ class JournalWriter:
     def post_all(self, records: Sequence[Record], refused: Refused) -> None:
         """See `Journal`."""
         turn, each = self.turn, [(record, refused) for record in records]
+        if not each:
+            return  # to write nothing works on a full disk too
         if turn is None:
             self._write_apart(each)
             return

@@ -205,9 +205,9 @@ class Dispatch:
         left = self.books.opened_all([(x, runs[x].candidate) for x in calls], partial(self._refused, calls))
         others = {x for x, _ in left}
         for x in calls:
-            run = runs[x]
-            if x in others or run.asked is None:
-                continue  # it cannot be recorded, now or already at the end of this turn
+            run = runs.get(x)
+            if x in others or run is None or run.asked is None:
+                continue  # it cannot be recorded, which was known at once
             target = run.target = run.candidate
             run.number = x.attempts
             self._gauges[target.id].value += 1

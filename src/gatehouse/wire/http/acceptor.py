@@ -58,7 +58,7 @@ class Acceptor:
         self._listening = False
         self._closed = False
         self._stayed: dict[int, float] = {}
-        """When connections were left in the queue of a listening socket (its descriptor)."""
+        """When connections were left in the queue of a listening socket (its descriptor), in the turn before this one."""
         self._reserve = _spare()
         """A descriptor to spare: with none left, not even a refusal could be sent. -1 while there is not even that."""
         for sock in self._sockets:
@@ -95,10 +95,10 @@ class Acceptor:
         """Take what already waits, then no more; the sockets are closed."""
         if self._closed:
             return
+        self._closed = True
         for sock in self._sockets if self._listening else ():
             self._take(sock, _QUEUE)
         self.pause()
-        self._closed = True
         if self._reserve >= 0:
             os.close(self._reserve)
         for sock in self._sockets:
@@ -109,7 +109,14 @@ class Acceptor:
         fetchable = 1 if stayed is None else int((self._clock.monotonic() - stayed) / _ONE_SECONDS)
         self._take(listener, max(1, min(fetchable, _MOST)))
         if self._listening and _readable(listener):
-            self._stayed[listener.fileno()] = self._clock.monotonic()
+            file = listener.fileno()
+            self._stayed[file] = now = self._clock.monotonic()
+            # What is still there is told of in the next turn; what is not, somebody else has taken, and then the queue was empty.
+            self._loop.call_soon(self._loop.call_soon, self._forget, file, now)
+
+    def _forget(self, file: int, moment: float) -> None:
+        if self._stayed.get(file) == moment:
+            del self._stayed[file]
 
     def _take(self, listener: socket.socket, most: int) -> None:
         for _ in range(most):
