@@ -28,7 +28,7 @@ from gatehouse.core.events import ChoiceDelta, Chunk, Event, Events
 from gatehouse.core.identity import Principal, Role
 from gatehouse.core.money import Money, format_usd
 from gatehouse.core.plans import Deadlines, Plan, Policy, Target
-from gatehouse.core.ports import Attempt
+from gatehouse.core.ports import Attempt, Refused
 from gatehouse.core.usage import Price, Usage
 from gatehouse.pipeline.exchange import Exchange, Head
 from gatehouse.pipeline.runner import Runner
@@ -146,11 +146,16 @@ class Silent:
     async def commit(self, x: Exchange) -> None:
         """Nothing to commit to."""
 
-    def opened(self, x: Exchange, target: Target, refused: object = None) -> None:
+    def opened(self, x: Exchange, target: Target) -> None:
         x.attempts += 1
         x.attempt = x.attempts
         x.opened = True
         x.target = target
+
+    def opened_all(self, calls: Sequence[tuple[Exchange, Target]], refused: Refused) -> list[tuple[Exchange, Exception]]:
+        for x, target in calls:
+            self.opened(x, target)
+        return []
 
     def not_opened(self, x: Exchange) -> None:
         """Nothing is refused here."""
