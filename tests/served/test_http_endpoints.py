@@ -315,6 +315,17 @@ async def test_who_asks_is_read_anew_from_each_head() -> None:
                 assert (head.credentials, head.peer) == ((key.encode(),), peer)
 
 
+async def test_a_long_head_is_not_kept_while_nobody_asks() -> None:
+    """What was made of a short one waits for the next; thousands of idle connections are not to hold what each was told."""
+    async with gate() as server:
+        client = await server.connect()
+        for line, kept in (("X-Note: short", True), (f"X-Note: {'long ' * 1000}", False), ("X-Note: short", True)):
+            await client.send(post({"model": "m", "say": "x"}, line))
+            assert (await client.response()).status == 200
+            (connection,) = server.server._shared.connections
+            assert (connection.met is not None) == kept
+
+
 async def test_an_errand_whose_client_leaves_before_it_ran() -> None:
     """Its request came and the connection went in one turn of the loop: it is told as over, and nothing is left running."""
     told: list[tuple[str, int]] = []

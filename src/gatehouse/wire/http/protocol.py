@@ -449,6 +449,8 @@ class Connection(asyncio.Protocol):
         self._phase = _HEAD
         self._request = None
         self._body = None
+        if self._known is None:
+            self.met = None  # a long head is not kept while nobody asks
         limits = self._limits
         self.deadline = self._shared.now + limits.tick_seconds + limits.keep_alive_seconds
         if self._held:
