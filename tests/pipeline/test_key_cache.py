@@ -294,3 +294,28 @@ async def test_stopping_while_a_look_up_runs_leaves_nobody_waiting(rig: Rig) -> 
     await rig.spawn.close()
     with pytest.raises(Unavailable):
         await finding
+
+
+async def test_what_is_at_hand_is_what_would_be_found_at_once(rig: Rig) -> None:
+    """While it is asked for again, or may not be yet, nobody need wait for it; who has to begin that, or finds it too old, has to ask."""
+    assert rig.cache.at_hand("a") is None
+    expected = rig.add("a")
+    await rig.cache.find("a")
+    assert rig.cache.at_hand("a") == expected
+    rig.clock.advance(2.0)
+    assert rig.cache.at_hand("a") is None
+    rig.store.gate = asyncio.Event()
+    assert await rig.cache.find("a") == expected
+    assert rig.cache.at_hand("a") == expected
+    rig.clock.advance(2.0)
+    assert rig.cache.at_hand("a") is None
+    rig.store.gate.set()
+    await settle_loop()
+    assert rig.cache.at_hand("a") == expected
+    rig.store.fault = Unavailable("away")
+    rig.clock.advance(2.0)
+    assert await rig.cache.find("a") == expected
+    await settle_loop()
+    assert rig.cache.at_hand("a") == expected
+    rig.cache.forget("a")
+    assert rig.cache.at_hand("a") is None

@@ -8,7 +8,7 @@ import pytest
 from gatehouse.control.lease_office import LocalOffice, Office
 from gatehouse.core.errors import Unavailable
 from gatehouse.core.limits import Dimension, Draw, Granted, Hold, Holds, Meter
-from gatehouse.pipeline.lease_book import Account, LeaseBook, Refusal
+from gatehouse.pipeline.lease_book import AHEAD, Account, LeaseBook, Refusal
 from gatehouse.testing.fakes import FakeClock, FakeLeaseStore, FakeSpawn, LaggedOffice, settle_loop
 
 PLENTY = 10**9
@@ -525,3 +525,98 @@ async def test_a_worker_that_shuts_keeps_nothing(world: World) -> None:
     book.settle(holds, 0, 0)
     book.shut()
     assert world.live() == {"requests": 1, "tokens": 0, "slots": 0, "money": 0}
+
+
+# -- asking early -------------------------------------------------------------------------------------------------
+
+NEEDS = (1, 100, 1, 50)
+
+
+async def busy(world: World, book: LeaseBook, account: Account, calls: int = 100) -> None:
+    """A second of calls, so that the book knows how many there are, and what it was last lent stands at its beginning."""
+    for _ in range(calls):
+        book.settle(await held(book, account, *NEEDS), 100, 50)
+    world.clock.advance(1.0)
+    book.tick()
+    book.settle(await held(book, account, *NEEDS), 100, 50)
+
+
+async def test_a_pool_in_use_asks_before_its_time_is_over(world: World) -> None:
+    """Over many seconds of steady calls nobody waits: whatever is asked for is asked beside them, and never more is out than was lent."""
+    book, line = world.worker()
+    account = book.open(meters())
+    await busy(world, book, account)
+    before = line.asked
+    for number in range(1, 501):
+        world.clock.advance(0.01)
+        holds = book.take(account, NEEDS)
+        assert holds is not None, number
+        book.settle(holds, 100, 50)
+        await settle_loop()
+        if number % 100 == 0:
+            book.tick()
+    assert 5 <= line.asked - before <= 40
+    assert sum(pool.balance for pool in account.pools if pool.window) <= sum(
+        live for name, live in world.live().items() if name in {"requests", "tokens"}
+    )
+
+
+async def test_a_pool_in_use_asks_before_it_is_empty(world: World) -> None:
+    """Money that is nearly spent is asked for while there is some: calls go on, and the line stays empty."""
+    book, line = world.worker()
+    line.prompt = False
+    account = book.open(meters()[3:])
+    (pool,) = account.pools
+    pool.balance, pool.rate, pool.remaining, pool.enough = 1000, 8000, PLENTY, 1000
+    assert book.take(account, (50,)) is not None
+    await settle_loop()
+    assert (pool.asked, line.asked) == (True, 1)
+    assert book.take(account, (50,)) is not None
+    await settle_loop()
+    assert line.asked == 1
+    await line.deliver()
+    await settle_loop()
+    assert (pool.asked, pool.balance) == (False, 900 + 8000)
+
+
+@pytest.mark.parametrize("why", ["little is left", "tight", "idle", "slots"])
+async def test_nothing_is_asked_for_early(world: World, why: str) -> None:
+    """Where others may need it, where what comes back goes home at once, and for who hardly calls; slots come back by themselves."""
+    book, line = world.worker()
+    account = book.open(meters()[2:3] if why == "slots" else meters()[3:])
+    (pool,) = account.pools
+    pool.balance, pool.rate, pool.remaining = 1000, 8000, PLENTY
+    match why:
+        case "little is left":
+            pool.remaining = 31_999
+        case "tight":
+            pool.tight = True
+        case "idle":
+            pool.rate = 400
+        case _:
+            pass
+    pool.taken = pool.rate
+    book.tick()
+    pool.enough = 0 if why == "slots" else 1000
+    pool.balance = max(pool.balance, 100)
+    assert book.take(account, (50,)) is not None
+    await settle_loop()
+    assert (pool.asked, line.asked) == (False, 0)
+
+
+async def test_an_office_that_is_away_when_asked_early(world: World) -> None:
+    """Nobody is told as long as there is something left; then who needs it is. Once it is back, all goes on."""
+    book, line = world.worker()
+    account = book.open(meters()[3:])
+    (pool,) = account.pools
+    pool.balance, pool.rate, pool.remaining, pool.enough = 120, 8000, PLENTY, 1000
+    line.gone = True
+    for _ in range(2):
+        assert book.take(account, (50,)) is not None
+        await settle_loop()
+        assert not pool.asked
+    with pytest.raises(Unavailable):
+        await book.hold(account, (50,))
+    line.gone = False
+    await held(book, account, 50)
+    assert pool.balance >= AHEAD * 50

@@ -101,9 +101,15 @@ class KeyCache:
         return await self._confirm(key_id, entry, now)
 
     def at_hand(self, key_id: str) -> KeyRecord | None:
-        """The record, when it is here and need not be asked for soon; else None, and `find` tells."""
+        """The record, when `find` would tell it at once and has nothing to begin; else None."""
         entry = self._known.get(key_id)
-        return entry.record if entry is not None and 2 * (self._monotonic() - entry.confirmed) < self._fresh else None
+        if entry is None:
+            return None
+        now = self._monotonic()
+        age = now - entry.confirmed
+        if 2 * age < self._fresh or (age < self._fresh and (key_id in self._flights or now < entry.retry_at)):
+            return entry.record
+        return None
 
     def forget(self, key_id: str, version: int | None = None) -> None:
         """The key changed: the next use asks the store. With `version`, an entry that is at least as new stays."""

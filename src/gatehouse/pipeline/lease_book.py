@@ -1,7 +1,8 @@
 """A worker's book of leases: what it drew from the lease office and may hand to calls without asking again.
 
-In the steady state a hold is arithmetic on local balances. When a balance is short, the calls that need it wait in line
-while one question for all of them is on its way. Nothing here can exceed a limit: the book only hands out what the office
+In the steady state a hold is arithmetic on local balances. A pool that is used asks for more before it is empty or its time is over, as
+long as its meter has plenty. When a balance is short all the same, the calls that need it wait in line while one question for all of them
+is on its way. Nothing here can exceed a limit: the book only hands out what the office
 lent it, and amounts of a window only as long as the office allows.
 
 Near a cap, where slices would strand amounts with one worker, the office lends exactly what is needed; the pool is then
@@ -25,11 +26,16 @@ logger = logging.getLogger("gatehouse.limits")
 _REQUESTS: Final = Dimension.REQUESTS
 _TOKENS: Final = Dimension.TOKENS
 _MONEY: Final = Dimension.MONEY
+_SLOTS: Final = Dimension.SLOTS
 FOREVER: Final = float("inf")
 AHEAD: Final = 8
 """A pool asks for as much as this many calls like the present one, or as was drawn from it lately, beyond what it needs."""
 BACKLOG: Final = 64
 """Calls in line whose needs are added to one question."""
+EARLY: Final = 8
+"""A pool in use asks for more when what is left lasts for less than this part of a second, or half as many parts of its time are over."""
+PLENTY: Final = 4
+"""Nothing is asked for early from a meter that has less than so many times as much left: others may need it more."""
 PATIENCE: Final = 2
 """How often a window's grant may be over before it arrives; then the office is too slow to be of use."""
 
@@ -39,12 +45,15 @@ class Pool:
 
     __slots__ = (
         "active",
+        "asked",
         "balance",
+        "enough",
         "expires",
         "low",
         "meter",
         "rate",
         "remaining",
+        "renew",
         "stamp",
         "taken",
         "tight",
@@ -61,6 +70,12 @@ class Pool:
         self.remaining = 0
         """What the meter had left beyond all leases when the office last said so."""
         self.tight = False
+        self.enough = 0
+        """More is asked for when the balance falls below this,"""
+        self.renew = FOREVER
+        """or at this moment;"""
+        self.asked = False
+        """that is so now."""
         self.taken = 0
         """Handed out since the last tick."""
         self.rate = 0
@@ -165,6 +180,8 @@ class LeaseBook:
                     taken.taken -= amount
                 return None
             pool.balance = balance
+            if (balance < pool.enough or now > pool.renew) and not pool.asked:
+                self._ask_early(pool, need)
             if balance < pool.low:  # noqa: PLR1730 - min() costs three times as much
                 pool.low = balance
             pool.taken += need
@@ -266,6 +283,7 @@ class LeaseBook:
             pool.rate = pool.taken
             pool.taken = 0
             pool.low = pool.balance
+            pool.enough = _enough(pool)
             if not pool.balance and not pool.rate:
                 self._rest(pool)
         self._flush()
@@ -426,15 +444,45 @@ class LeaseBook:
     def _credit(self, part: _Part, draw: Draw, amount: int, granted: Granted, asked: float) -> None:
         pool = part.pool
         part.amount += draw.need
+        self._grant(pool, amount - draw.need, granted, asked)
+        if pool.window:
+            part.stamp, part.expires = pool.stamp, pool.expires
+        pool.tight = amount == draw.need
+
+    def _grant(self, pool: Pool, amount: int, granted: Granted, asked: float) -> None:
+        """`amount` is the pool's to hand out."""
         if pool.window:
             if pool.balance:
-                # Another account on the same meter was given something meanwhile.
+                # Of a grant that this one takes the place of: two of a window do not mix.
                 self._retire(pool, pool.balance)
-            part.stamp = pool.stamp = granted.stamp
-            part.expires = pool.expires = asked + granted.lifetime
-        pool.tight = amount == draw.need
-        pool.balance += amount - draw.need
+            pool.stamp = granted.stamp
+            pool.expires = asked + granted.lifetime
+            pool.renew = pool.expires - 2 * granted.lifetime / EARLY
+        pool.balance += amount
+        pool.enough = _enough(pool)
         self._activate(pool)
+
+    def _ask_early(self, pool: Pool, need: int) -> None:
+        """The pool will be empty, or its time over, before long: whoever comes then is not to wait for the office."""
+        want = max(pool.taken, pool.rate)
+        if pool.tight or want <= AHEAD * need or pool.remaining < PLENTY * want:
+            return
+        pool.asked = True
+        self._spawn(self._replenish(pool, want), name="leases")
+
+    async def _replenish(self, pool: Pool, want: int) -> None:
+        asked = self._monotonic()
+        try:
+            granted = await self._office.acquire((Draw(pool.meter, 1, want),))
+        except Unavailable:
+            return  # whoever needs it is told
+        finally:
+            pool.asked = False
+        if granted.refused is not None or (pool.window and asked + granted.lifetime <= self._monotonic()):
+            return
+        (pool.remaining,) = granted.remaining
+        self._grant(pool, granted.amounts[0], granted, asked)
+        self._flush()
 
     def _restore(self, parts: Sequence[_Part]) -> None:
         home = False
@@ -461,6 +509,11 @@ class LeaseBook:
             else:
                 fits.append(waiter)
         account.waiting.extendleft(reversed(fits))
+
+
+def _enough(pool: Pool) -> int:
+    """What lasts for a moment as long as a question takes. Slots come back: of them there is enough while there is any."""
+    return 0 if pool.meter.dimension is _SLOTS else max(pool.taken, pool.rate) // EARLY
 
 
 def _unavailable(cause: Unavailable | None) -> Unavailable:
