@@ -604,6 +604,26 @@ async def test_nothing_is_asked_for_early(world: World, why: str) -> None:
     assert (pool.asked, line.asked) == (False, 0)
 
 
+async def test_what_was_asked_for_early_and_comes_to_a_worker_that_stops(world: World) -> None:
+    """It goes straight back: nothing stays out but what was spent, until that is in the ledger."""
+    book, line = world.worker()
+    account = book.open(meters()[3:])
+    holds = await held(book, account, 50)
+    (pool,) = account.pools
+    pool.rate, pool.enough = 8000, 10**6
+    line.prompt = False
+    more = book.take(account, (50,))
+    assert more is not None
+    await settle_loop()
+    assert pool.asked
+    book.settle(holds, 0, 50)
+    book.settle(more, 0, 50)
+    book.shut()
+    while await line.deliver():
+        await settle_loop()
+    assert (pool.asked, pool.balance, world.live()) == (False, 0, {"money": 100})
+
+
 async def test_an_office_that_is_away_when_asked_early(world: World) -> None:
     """Nobody is told as long as there is something left; then who needs it is. Once it is back, all goes on."""
     book, line = world.worker()

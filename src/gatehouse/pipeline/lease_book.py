@@ -133,6 +133,8 @@ class LeaseBook:
         self._pools: dict[str, Pool] = {}
         self._active: dict[str, Pool] = {}
         self._unused: dict[tuple[str, int], int] = {}
+        self._over = False
+        """The worker stops: what comes now goes straight back."""
 
     # -- accounts ----------------------------------------------------------------------------------------------
 
@@ -298,6 +300,7 @@ class LeaseBook:
 
     def shut(self) -> None:
         """The worker stops: give back everything that no call holds."""
+        self._over = True
         for pool in tuple(self._active.values()):
             if pool.balance:
                 self._retire(pool, pool.balance)
@@ -482,6 +485,8 @@ class LeaseBook:
             return
         (pool.remaining,) = granted.remaining
         self._grant(pool, granted.amounts[0], granted, asked)
+        if self._over:
+            self._retire(pool, pool.balance)
         self._flush()
 
     def _restore(self, parts: Sequence[_Part]) -> None:
