@@ -624,6 +624,23 @@ async def test_what_was_asked_for_early_and_comes_to_a_worker_that_stops(world: 
     assert (pool.asked, pool.balance, world.live()) == (False, 0, {"money": 100})
 
 
+async def test_what_was_asked_for_early_and_comes_too_late_goes_back(world: World) -> None:
+    """Its time is over: nobody could use it, and it counts against nobody's window."""
+    book, line = world.worker()
+    account = book.open(meters()[:1])
+    book.settle(await held(book, account, 1), 0, 0)
+    (pool,) = account.pools
+    pool.rate, pool.enough, pool.remaining = 8000, 10**6, PLENTY
+    before = world.live()["requests"]
+    line.prompt = False
+    assert book.take(account, (1,)) is not None
+    await settle_loop()
+    world.clock.advance(1.5)
+    while await line.deliver():
+        await settle_loop()
+    assert (pool.asked, pool.balance < 8000, world.live()["requests"]) == (False, True, before)
+
+
 async def test_an_office_that_is_away_when_asked_early(world: World) -> None:
     """Nobody is told as long as there is something left; then who needs it is. Once it is back, all goes on."""
     book, line = world.worker()

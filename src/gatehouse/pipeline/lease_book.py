@@ -33,7 +33,7 @@ AHEAD: Final = 8
 BACKLOG: Final = 64
 """Calls in line whose needs are added to one question."""
 EARLY: Final = 8
-"""A pool in use asks for more when what is left lasts for less than this part of a second, or half as many parts of its time are over."""
+"""A pool in use asks for more when what is left lasts for less than this part of a second, or twice this part of its time is left."""
 PLENTY: Final = 4
 """Nothing is asked for early from a meter that has less than so many times as much left: others may need it more."""
 PATIENCE: Final = 2
@@ -84,6 +84,11 @@ class Pool:
         """The least that `balance` has been since the last tick: nobody needed that much."""
         self.active = False
         self.users = 0
+
+    @property
+    def lately(self) -> int:
+        """What is handed out in a second."""
+        return max(self.taken, self.rate)
 
 
 class Account:
@@ -315,8 +320,7 @@ class LeaseBook:
                 self._exceed(pool, -amount)
             return False
         if pool.tight or (pool.window and (pool.stamp != stamp or pool.expires <= self._monotonic())):
-            key = (pool.meter.id, stamp)
-            self._unused[key] = self._unused.get(key, 0) + amount
+            self._send_home(pool, amount, stamp)
             return pool.tight
         pool.balance += amount
         if not pool.active:
@@ -336,7 +340,11 @@ class LeaseBook:
 
     def _retire(self, pool: Pool, amount: int) -> None:
         pool.balance -= amount
-        key = (pool.meter.id, pool.stamp)
+        self._send_home(pool, amount, pool.stamp)
+
+    def _send_home(self, pool: Pool, amount: int, stamp: int) -> None:
+        """With the next `_flush`."""
+        key = (pool.meter.id, stamp)
         self._unused[key] = self._unused.get(key, 0) + amount
 
     def _flush(self) -> None:
@@ -440,7 +448,7 @@ class LeaseBook:
             if have < need:
                 short = need - have
                 line = sum(account.waiting[place].needs[index] for place in range(1, min(len(account.waiting), BACKLOG)))
-                draws.append(Draw(pool.meter, short, short + line + max(AHEAD * need, pool.taken, pool.rate)))
+                draws.append(Draw(pool.meter, short, short + line + max(AHEAD * need, pool.lately)))
                 drawn.append(index)
         return parts, draws, drawn
 
@@ -467,7 +475,7 @@ class LeaseBook:
 
     def _ask_early(self, pool: Pool, need: int) -> None:
         """The pool will be empty, or its time over, before long: whoever comes then is not to wait for the office."""
-        want = max(pool.taken, pool.rate)
+        want = pool.lately
         if pool.tight or want <= AHEAD * need or pool.remaining < PLENTY * want:
             return
         pool.asked = True
@@ -481,12 +489,14 @@ class LeaseBook:
             return  # whoever needs it is told
         finally:
             pool.asked = False
-        if granted.refused is not None or (pool.window and asked + granted.lifetime <= self._monotonic()):
+        if granted.refused is not None:
             return
-        (pool.remaining,) = granted.remaining
-        self._grant(pool, granted.amounts[0], granted, asked)
-        if self._over:
-            self._retire(pool, pool.balance)
+        (amount,), (pool.remaining,) = granted.amounts, granted.remaining
+        until = asked + granted.lifetime if pool.window else FOREVER
+        if self._over or until <= self._monotonic() or until < pool.expires:
+            self._send_home(pool, amount, granted.stamp)  # nobody could use it, or what came meanwhile is good for longer
+        else:
+            self._grant(pool, amount, granted, asked)
         self._flush()
 
     def _restore(self, parts: Sequence[_Part]) -> None:
@@ -518,7 +528,7 @@ class LeaseBook:
 
 def _enough(pool: Pool) -> int:
     """What lasts for a moment as long as a question takes. Slots come back: of them there is enough while there is any."""
-    return 0 if pool.meter.dimension is _SLOTS else max(pool.taken, pool.rate) // EARLY
+    return 0 if pool.meter.dimension is _SLOTS else pool.lately // EARLY
 
 
 def _unavailable(cause: Unavailable | None) -> Unavailable:
