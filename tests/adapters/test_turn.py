@@ -251,7 +251,7 @@ async def test_one_write_for_all_that_is_posted(journal: JournalWriter, file: Pa
     refused = Refusals()
     records: list[Record] = [opened(1), closed_record(), opened(2)]
     for record in records:
-        journal.post(record, refused)
+        journal.post_all([record], refused)
     assert (writes, read(file)) == ([], [])
     await asyncio.sleep(0)
     assert (len(writes), read(file), refused.told) == (1, records, [])
@@ -261,7 +261,7 @@ async def test_one_write_for_all_that_is_posted(journal: JournalWriter, file: Pa
 
 async def test_one_write_for_what_a_turn_leads_to(journal: JournalWriter, file: Path, turn: LoopTurn, writes: list[int]) -> None:
     """Work that is still to be done posts too: its records are in the same write."""
-    journal.post(opened(1), Refusals())
+    journal.post_all([opened(1)], Refusals())
     turn.before(lambda: journal.post_all([closed_record(), opened(2)], Refusals()))
     await asyncio.sleep(0)
     assert (len(writes), read(file)) == (1, [opened(1), closed_record(), opened(2)])
@@ -296,8 +296,8 @@ async def test_what_is_recorded_is_written_before_anything_is_sent(journal: Jour
     """Also when the sending was asked for first, and when the end of the turn is what records."""
     seen: list[int] = []
     turn.send(lambda data: seen.append(len(read(file))), b"")
-    journal.post(opened(1), Refusals())
-    turn.before(lambda: journal.post(opened(2), Refusals()))
+    journal.post_all([opened(1)], Refusals())
+    turn.before(lambda: journal.post_all([opened(2)], Refusals()))
     await asyncio.sleep(0)
     assert seen == [2]
 
@@ -309,35 +309,36 @@ async def test_who_ends_the_turn_in_its_middle_sends_nothing_that_is_not_written
     seen: list[int] = []
 
     def answer_and_close() -> None:
-        journal.post(opened(2), Refusals())
+        journal.post_all([opened(2)], Refusals())
         turn.send(lambda data: seen.append(len(read(file))), b"")
         turn.end()
 
     turn.before(answer_and_close)
-    journal.post(opened(1), Refusals())
+    journal.post_all([opened(1)], Refusals())
     await asyncio.sleep(0)
     assert seen == [2]
 
 
 async def test_what_is_appended_is_written_at_once(journal: JournalWriter, file: Path) -> None:
     """It does not wait for the turn, so it stands before what was posted earlier in it and is still to be written."""
-    journal.post(opened(1), Refusals())
+    journal.post_all([opened(1)], Refusals())
     journal.append(opened(2))
     assert read(file) == [opened(2)]
-    journal.post(opened(3), Refusals())
+    journal.post_all([opened(3)], Refusals())
     await asyncio.sleep(0)
     assert read(file) == [opened(2), opened(1), opened(3)]
 
 
 async def test_without_turns_posting_is_appending(journal: JournalWriter, file: Path) -> None:
-    """And it raises what that raises; nobody is told a second time."""
+    """At once; what cannot be written is told, once, and raises nothing."""
     journal.turn = None
     refused = Refusals()
-    journal.post(opened(1), refused)
+    journal.post_all([opened(1)], refused)
     assert read(file) == [opened(1)]
-    with files_no_larger_than(file.stat().st_size), pytest.raises(Unavailable):
-        journal.post(opened(2), refused)
-    assert refused.told == []
+    with files_no_larger_than(file.stat().st_size):
+        journal.post_all([opened(2)], refused)
+    assert [(record, type(error)) for record, error in refused.told] == [(opened(2), Unavailable)]
+    assert read(file) == [opened(1)]
 
 
 async def test_a_disk_that_refuses_some(journal: JournalWriter, file: Path) -> None:
@@ -345,13 +346,13 @@ async def test_a_disk_that_refuses_some(journal: JournalWriter, file: Path) -> N
     refused = Refusals()
     records = [opened(1), opened(2, 4000), opened(3), opened(4, 4000), opened(5)]
     for record in records:
-        journal.post(record, refused)
+        journal.post_all([record], refused)
     with files_no_larger_than(file.stat().st_size + 2500):
         await asyncio.sleep(0)
     assert refused.records == [records[1], records[3]]
     assert all(isinstance(error, Unavailable) and error.code == "journal_unavailable" for _, error in refused.told)
     assert read(file) == [records[0], records[2], records[4]]
-    journal.post(opened(6), refused)
+    journal.post_all([opened(6)], refused)
     await asyncio.sleep(0)
     assert read(file)[3:] == [opened(6)]
     assert await journal.ping() == ""
@@ -361,7 +362,7 @@ async def test_a_torn_write_of_several_is_taken_back(journal: JournalWriter, fil
     """A disk that takes a part of what is written together leaves no torn frame; none that was told is in the file."""
     refused = Refusals()
     for number in range(8):
-        journal.post(opened(number, 300), refused)
+        journal.post_all([opened(number, 300)], refused)
     with files_no_larger_than(file.stat().st_size + 200):
         await asyncio.sleep(0)
     assert refused.records == [opened(number, 300) for number in range(8)]
@@ -376,9 +377,9 @@ async def test_a_record_that_cannot_be_kept_takes_no_other_with_it(journal: Jour
     """Whoever posted it is told; what others posted in the same turn is written."""
     broken = opened(2, 2_000_000) if bad == "too large" else msgspec.structs.replace(opened_record(), request_id="\ud800")
     refused = Refusals()
-    journal.post(opened(1), refused)
-    journal.post(broken, refused)
-    journal.post(opened(3), refused)
+    journal.post_all([opened(1)], refused)
+    journal.post_all([broken], refused)
+    journal.post_all([opened(3)], refused)
     await asyncio.sleep(0)
     assert refused.records == [broken]
     assert isinstance(refused.told[0][1], Internal)
@@ -392,9 +393,9 @@ async def test_who_is_told_may_break_its_promise(journal: JournalWriter, file: P
         raise ZeroDivisionError
 
     refused = Refusals()
-    journal.post(opened(1, 4000), broken)
-    journal.post(opened(2), refused)
-    journal.post(opened(3, 4000), refused)
+    journal.post_all([opened(1, 4000)], broken)
+    journal.post_all([opened(2)], refused)
+    journal.post_all([opened(3, 4000)], refused)
     with files_no_larger_than(file.stat().st_size + 1000):
         await asyncio.sleep(0)
     assert refused.records == [opened(3, 4000)]
@@ -404,10 +405,10 @@ async def test_who_is_told_may_break_its_promise(journal: JournalWriter, file: P
 async def test_closing_writes_what_is_posted(journal: JournalWriter, file: Path) -> None:
     """A record of the very last turn is not lost; what is posted after is told that it is."""
     refused = Refusals()
-    journal.post(opened(1), refused)
+    journal.post_all([opened(1)], refused)
     await journal.close()
     assert read(file) == [opened(1)]
-    journal.post(opened(2), refused)
+    journal.post_all([opened(2)], refused)
     await asyncio.sleep(0)
     assert refused.records == [opened(2)]
     assert read(file) == [opened(1)]

@@ -238,14 +238,11 @@ class Journal(Protocol):
     def append(self, record: Record) -> None:
         """Write the record; it survives `kill -9` of this process when this returns. Raises Unavailable when the disk refuses."""
 
-    def post(self, record: Record, refused: Refused) -> None:
-        """As `append`, with all others of this turn of the loop at its end; `refused` is called when that cannot be.
-
-        Whatever is sent by the turn leaves after it. Where there is no turn it is appended, and raises what that raises.
-        """
-
     def post_all(self, records: Sequence[Record], refused: Refused) -> None:
-        """As `post`, of several, but it never raises: where there is no turn, `refused` is called at once."""
+        """As `append`, of several, with all others of this turn of the loop at its end: whatever is sent by the turn leaves after it.
+
+        Never raises: `refused` is called for each that cannot be written. Where there are no turns, all of that happens at once.
+        """
 
     async def sync(self) -> None:
         """Return when everything appended so far is on disk (grouped fsync)."""

@@ -71,11 +71,11 @@ class Counting:
             and target is not None
         ):
             # As of nearly every answer: what the target says can be true, and it is all there is to pay for.
-            run.usage = x.usage = usage
+            run.usage = usage
             run.pieces = run.characters = 0
-            x.charge = charge = ZERO if target.price is None else target.price.charge(usage)
+            self._charge(x, run, usage)
             run.counted = True
-            self._compare(x, target, charge, tokens)
+            self._compare(x, target, x.charge, tokens)
             return event
         if usage is None or not usage.total:
             _count(run, answer)

@@ -205,8 +205,7 @@ class Runner:
         """The last stage begins, where that needs no waiting."""
         depth = self._depth
         for x in calls:
-            x.entered = depth
-            x.marks = marks.copy()
+            _stands(x, depth, marks)
         left = [*self._start(calls, self._came)]
         others = {x for x, _ in left}
         ended: list[Exchange] = []
@@ -231,7 +230,7 @@ class Runner:
         over += [(x, self._broken(x, fault, streaming=False)) for x, fault in left if fault is not None]
         for x, error in over:
             _tell(x, error)
-        for x, _ in [each for each in left if each[1] is None]:
+        for x in [x for x, why in left if why is None]:
             self._leave(x)
         left.clear()  # a fault may hold this function, which must not hold it: nothing is to wait for the cycle collector
 

@@ -64,7 +64,7 @@ def seams(call: Call) -> list[Located]:
             parts = [part.text for part in content if part.__class__ is TextPart]
             if len(parts) > 1:
                 found.append((f"messages[{index}].content", "".join(parts)))
-        for number, tool in enumerate(message.tool_calls) if message.tool_calls else ():
+        for number, tool in enumerate(message.tool_calls):
             if "\\" in tool.arguments:
                 found.append((f"messages[{index}].tool_calls[{number}].arguments", _unescaped(tool.arguments)))
     return found

@@ -231,12 +231,8 @@ class FakeJournal:
             raise Unavailable("The journal cannot be written.")
         self.records.append(record)
 
-    def post(self, record: Record, refused: Refused) -> None:
-        """Keep it at once: there are no turns here."""
-        self.append(record)
-
     def post_all(self, records: Sequence[Record], refused: Refused) -> None:
-        """The same of several; `refused` is called for each that is not kept."""
+        """Keep them at once: there are no turns here. `refused` is called for each that is not kept."""
         for record in records:
             try:
                 self.append(record)

@@ -88,18 +88,7 @@ class JournalWriter:
 
     def append(self, record: Record) -> None:
         """See `Journal`."""
-        self._write(self._framed(record))
-
-    def post(self, record: Record, refused: Refused) -> None:
-        """See `Journal`."""
-        turn = self.turn
-        if turn is None:
-            self.append(record)
-            return
-        posted = self._posted
-        if not posted:
-            turn.last(self._write_posted)
-        posted.append((record, refused))
+        self._write(b"".join(self._framed(record)))
 
     def post_all(self, records: Sequence[Record], refused: Refused) -> None:
         """See `Journal`."""
@@ -113,25 +102,19 @@ class JournalWriter:
             turn.last(self._write_posted)
         self._posted += each
 
-    def _framed(self, record: Record) -> bytes:
+    def _framed(self, record: Record) -> tuple[bytes, bytes]:
         payload = self._encode(record)
-        return self._prefix(payload) + payload
-
-    @staticmethod
-    def _prefix(payload: bytes) -> bytes:
         length = len(payload)
         if length > MAX_PAYLOAD:
             raise Internal("A record is too large to keep.", detail=f"{length} bytes")
-        return PREFIX.pack(length, crc32(payload, length))
+        return PREFIX.pack(length, crc32(payload, length)), payload
 
     def _write_posted(self) -> None:
         posted, self._posted = self._posted, []
-        encode, prefix = self._encode, self._prefix
         pieces: list[bytes] = []
         try:
             for record, _ in posted:
-                payload = encode(record)
-                pieces += (prefix(payload), payload)
+                pieces += self._framed(record)
             self._write(b"".join(pieces))
         except Exception:
             self._write_apart(posted)

@@ -47,9 +47,7 @@ def decode_answer(body: bytes, call: Call | None = None) -> Answer:
         choices.append(_choice(choice))
     if usage is None or not choices:
         return _decode_with_care(body)
-    return Answer(
-        tuple(choices), counted.id or "", counted.model or "", int(counted.created or 0), usage, counted.system_fingerprint, body, NAME
-    )
+    return _answer(counted, choices, usage, body)
 
 
 def _decode_with_care(body: bytes) -> Answer:

@@ -398,10 +398,7 @@ def _too_long(call: Call, plan: Plan, prompt: int, output: int, exact: bool) -> 
 def _hold(x: Exchange, caller: _Caller, holds: Holds) -> None:
     x.holds = holds
     if caller.money:
-        index, *others = caller.money
-        x.money_holds = (MeterHold(holds.meters[index].id, holds.amounts[index]),)
-        if others:
-            x.money_holds += tuple([MeterHold(holds.meters[index].id, holds.amounts[index]) for index in others])
+        x.money_holds = tuple([MeterHold(holds.meters[index].id, holds.amounts[index]) for index in caller.money])
 
 
 def _lines(caller: _Caller) -> str:

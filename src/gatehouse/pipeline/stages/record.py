@@ -5,6 +5,7 @@ counts under "".
 """
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
@@ -21,6 +22,8 @@ _GUARD: Final = "guard:"
 """What a flag begins with that a guard rule set; the rule follows."""
 _BUCKETS: Final = Usage.__struct_fields__
 _amounts: Final = attrgetter(*_BUCKETS)
+_kind: Final = attrgetter("plan", "target", "cache", "error", "outcome")
+"""Calls of which these are the same are counted on the same sheet."""
 MOST_SHEETS: Final = 1_000
 """Kinds of calls whose counters are kept at hand."""
 
@@ -61,26 +64,12 @@ class Record:
 
     def settle_all(self, calls: Sequence[Exchange]) -> None:
         """As `settle`, for several."""
-        if not calls:
-            return
         # The journal first: what it says is money, the counters are only for looking at.
         ended = self._books.closed(calls)
         self._running.value -= len(calls)
-        counted: dict[_Sheet, list[Exchange]] = {}
-        last = calls[0]
-        alike = counted[self._sheet(last)] = []
-        for x in calls:
-            if (
-                x.plan is not last.plan
-                or x.target is not last.target
-                or x.cache != last.cache
-                or x.error is not last.error
-                or x.outcome is not last.outcome
-            ):
-                last, alike = x, counted.setdefault(self._sheet(x), [])
-            alike.append(x)
-        for sheet, alike in counted.items():
-            sheet.count(alike, ended)
+        for _, group in groupby(calls, _kind):
+            alike = tuple(group)
+            self._sheet(alike[0]).count(alike, ended)
         for x in calls:
             for flag in x.flags:
                 if flag.startswith(_GUARD):

@@ -60,7 +60,6 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unsent",
         "_until",
-        "_whole",
         "deadline",
         "exchange",
         "loop",
@@ -83,8 +82,6 @@ class Connection(asyncio.Protocol):
         self._advancing = False
         self._known: KnownHead | None = None
         """The head before: clients say the same again and again."""
-        self._whole = -1
-        """How many bytes a request with that head has, if it may be served on the spot when all of it is there."""
         self.met: tuple[RequestHead, object] | None = None
         """What the application made of a head, for when it comes again."""
         self._request: RequestHead | None = None
@@ -161,19 +158,8 @@ class Connection(asyncio.Protocol):
             phase = self._phase
             if phase == _HEAD:
                 known = self._known
-                if (
-                    known is not None
-                    and len(data) == self._whole
-                    and not (self._input or self._paused or self._advancing)
-                    and data.startswith(known.raw)
-                ):
-                    # Nearly every request of a kept connection: the same head as before, and its whole body with it, in one piece.
-                    self.deadline = NEVER
-                    head = self._request = known.head
-                    self._continued = False
-                    body = self._body = WholeBody(data[len(known.raw) :], known.encoding)
-                    self._phase = _FULL
-                    self._shared.application.serve(self, head, body)
+                if known is not None and not self._input and len(data) == known.whole and data.startswith(known.raw) and self._ready(known):
+                    self._again(known, data)
                     return
                 if self._input:
                     data = self._input[self._at :] + data
@@ -209,6 +195,19 @@ class Connection(asyncio.Protocol):
             self.loop.call_soon(self._advance)
 
     # ---- requests in
+
+    def _ready(self, known: KnownHead) -> bool:
+        """Whether a whole request with this head may be served on the spot."""
+        return not self._paused and not self._advancing and 0 < known.head.length <= self._limits.read_ahead
+
+    def _again(self, known: KnownHead, data: bytes) -> None:
+        """Nearly every request of a kept connection: the same head as before, and its whole body with it, in one piece."""
+        self.deadline = NEVER
+        head = self._request = known.head
+        self._continued = False
+        body = self._body = WholeBody(data[len(known.raw) :], known.encoding)
+        self._phase = _FULL
+        self._shared.application.serve(self, head, body)
 
     def _advance(self) -> None:
         """Serve what is there, one request at a time."""
@@ -258,8 +257,7 @@ class Connection(asyncio.Protocol):
         known = self._known
         if known is None or (head := known.again(raw)) is None:
             head = self._shared.heads.read(raw)
-            known = self._known = KnownHead.of(raw, head)
-            self._whole = known.whole if known is not None and 0 < head.length <= self._limits.read_ahead else -1
+            self._known = KnownHead.of(raw, head)
         return head
 
     def _partial_head(self, data: bytes, start: int) -> None:

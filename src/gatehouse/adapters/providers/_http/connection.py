@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
         self._arrivals = arrivals
         if arrivals is not None:
             self._leaving = True
-            arrivals.turn.send(self._send, head + body if body else head)
+            arrivals.turn.send(self._send, head + body)
         elif len(body) < _JOIN_BELOW:
             transport.write(head + body)
         else:

@@ -174,12 +174,7 @@ class Reply(msgspec.Struct, eq=False):
         """The answer is whole."""
         self.complete = True
         self.line = None
-        told = self.told
-        if told is None:
-            self.wake()
-        else:
-            self.told = None
-            told(self)
+        self.wake()
 
     def fail(self, failure: Failure) -> None:
         """The answer will not come, or not wholly."""
