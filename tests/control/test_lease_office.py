@@ -274,18 +274,19 @@ async def test_retry_advice_is_the_moment_when_enough_is_free(office: Office, cl
     assert (await office.acquire("w2", exactly(REQUESTS, 2))).amounts == (2,)
 
 
-async def test_unused_amounts_leave_the_oldest_second_first(office: Office, clock: FakeClock) -> None:
-    """What remains counts as long as the newest grant it may belong to."""
+async def test_unused_amounts_leave_the_second_that_they_were_granted_in(office: Office, clock: FakeClock) -> None:
+    """What was used counts until its own time is over, and what was not used does not count at all."""
     first = await office.acquire("w1", exactly(TOKENS, 500))
     clock.advance(30)
     second = await office.acquire("w1", exactly(TOKENS, 500))
-    office.give_back("w1", [Unused(TOKENS.id, 500, second.stamp)])
-    clock.advance(35)  # the first grant's second is over, but its amount was taken for the one that came back
-    assert (await line(office, TOKENS)).live == 500
-    office.give_back("w1", [Unused(TOKENS.id, 500, first.stamp)])
-    assert (await line(office, TOKENS)).live == 500
-    office.give_back("w1", [Unused(TOKENS.id, 300, second.stamp)])
-    assert (await line(office, TOKENS)).live == 200
+    office.give_back("w1", [Unused(TOKENS.id, 400, second.stamp)])
+    assert (await line(office, TOKENS)).live == 600
+    clock.advance(33)
+    assert (await line(office, TOKENS)).live == 100
+    office.give_back("w1", [Unused(TOKENS.id, 500, first.stamp), Unused(TOKENS.id, 500, second.stamp + 1)])
+    assert (await line(office, TOKENS)).live == 100  # of a second that is over, or in which nothing was granted
+    office.give_back("w1", [Unused(TOKENS.id, 60, second.stamp)])
+    assert (await line(office, TOKENS)).live == 40
 
 
 async def test_a_worker_gives_back_only_its_own(office: Office) -> None:

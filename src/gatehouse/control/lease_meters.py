@@ -223,18 +223,19 @@ class WindowMeter:
         self._over += amount
 
     def give_back(self, incarnation: str, amount: int, stamp: int) -> None:
-        """Forget up to `amount` of what this incarnation was granted in the second `stamp` or before, oldest first.
+        """Forget up to `amount` of what this incarnation was granted in the second `stamp`.
 
-        Oldest first is safe: what is left counts no shorter than what was used. Taking from a later second would not be.
+        In no other: what it was granted earlier was used, or came back by itself. Taken from there instead, the amount would be free for
+        what is left of that second's time, and what was not used would count for all of its own.
         """
-        for granted in self._grants:
-            if amount <= 0 or granted.second > stamp:
+        for granted in reversed(self._grants):
+            if granted.second < stamp:
                 return
-            if granted.incarnation == incarnation:
+            if granted.second == stamp and granted.incarnation == incarnation:
                 part = min(granted.amount, amount)
                 granted.amount -= part
                 self._counted -= part
-                amount -= part
+                return
 
     def retry_after(self, need: int, now: float) -> float | None:
         """Seconds until enough of the window has passed; None when `need` alone is more than the cap."""
