@@ -149,6 +149,22 @@ async def test_a_busy_key_renews_itself_without_waiting(rig: Rig) -> None:
     assert len(rig.store.asked) == 2
 
 
+async def test_a_slow_answer_is_as_old_as_its_question(rig: Rig) -> None:
+    """A key that is revoked while the store answers is dead `fresh` seconds after that, not after the answer came."""
+    rig.add("a")
+    rig.store.gate = asyncio.Event()
+    finding = asyncio.create_task(rig.cache.find("a"))
+    await settle_loop()
+    rig.store.records.clear()
+    rig.clock.advance(3.0)
+    rig.store.gate.set()
+    await settle_loop()
+    assert await finding is not None
+    rig.clock.advance(rig.bounds.fresh - 3.0)
+    assert rig.cache.at_hand("a") is None
+    assert await rig.cache.find("a") is None
+
+
 async def test_an_idle_key_is_confirmed_before_it_is_used_again(rig: Rig) -> None:
     """Past its time an entry is worth nothing while the store answers, whatever message was lost."""
     rig.add("a")

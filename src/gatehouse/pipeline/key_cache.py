@@ -187,7 +187,7 @@ class KeyCache:
 
     async def _fly(self, key_id: str, flight: _Flight) -> None:
         try:
-            record = await self._ask(key_id, flight)
+            record, asked = await self._ask(key_id, flight)
         except BaseException as fault:
             self._land(key_id, flight)
             entry = self._known.get(key_id)
@@ -200,34 +200,35 @@ class KeyCache:
                 raise
             return
         self._land(key_id, flight)
-        self._keep(key_id, record)
+        self._keep(key_id, record, asked)
         flight.done.set_result(record)
 
-    async def _ask(self, key_id: str, flight: _Flight) -> KeyRecord | None:
+    async def _ask(self, key_id: str, flight: _Flight) -> tuple[KeyRecord | None, float]:
+        """The record, and when it was asked for: of what happened to it since then nothing is known."""
         for _ in range(_MOST_TRIES):
             flight.stale = False
+            asked = self._clock.monotonic()
             record = await self._fetch(key_id)
             if record is not None and record.principal.key_id != key_id:
                 raise Internal("Keys cannot be checked at the moment.", detail="the store answered with another key")
             if not flight.stale:
-                return record
+                return record, asked
         raise _unavailable("the key keeps changing")
 
     def _land(self, key_id: str, flight: _Flight) -> None:
         if self._flights.get(key_id) is flight:
             del self._flights[key_id]
 
-    def _keep(self, key_id: str, record: KeyRecord | None) -> None:
-        now = self._clock.monotonic()
+    def _keep(self, key_id: str, record: KeyRecord | None, asked: float) -> None:
         self._known.pop(key_id, None)
         self._unknown.pop(key_id, None)
         if record is None:
-            self._unknown[key_id] = now + self._bounds.unknown_ttl
+            self._unknown[key_id] = asked + self._bounds.unknown_ttl
             if len(self._unknown) > self._bounds.unknown:
                 self._unknown.popitem(last=False)
         else:
             # Order is by last confirmation, which a key in use renews by itself: no bookkeeping on a hit.
-            self._known[key_id] = _Entry(record, now)
+            self._known[key_id] = _Entry(record, asked)
             if len(self._known) > self._bounds.known:
                 self._known.popitem(last=False)
 
