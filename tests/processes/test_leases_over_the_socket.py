@@ -85,6 +85,24 @@ async def test_a_lease_that_comes_too_late_goes_back(pair: Pair) -> None:
     assert await asyncio.wait_for(pair.heard.get(), 5) == GiveBack((Unused(METER.id, 4, 9),))
 
 
+async def test_what_was_lent_just_before_a_recall_is_recalled_too(pair: Pair) -> None:
+    """Both come in one piece: who waited for the answer has it before the recall is told."""
+
+    async def ask() -> None:
+        pair.told.append(Acquired(0, await pair.client.acquire((Draw(METER, 1, 4),))))
+
+    asking = asyncio.create_task(ask())
+    question = await pair.asked()
+    granted = Granted((4,), remaining=(6,), stamp=3)
+    pair.steward.send(Acquired(question.number, granted))
+    pair.steward.send(Recall(7, (METER.id,)))
+    async with asyncio.timeout(5):
+        while len(pair.told) < 2:
+            await asyncio.sleep(0)
+    await asking
+    assert pair.told == [Acquired(0, granted), Recall(7, (METER.id,))]
+
+
 async def test_a_recall_is_told_and_answered(pair: Pair) -> None:
     """What the steward says of its own accord reaches the worker, and the worker's answer the steward."""
     pair.steward.send(Recall(7, (METER.id,)))

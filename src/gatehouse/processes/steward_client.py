@@ -210,7 +210,10 @@ class StewardClient:
                     self.give_back(
                         Unused(draw.meter.id, amount, granted.stamp) for draw, amount in zip(draws, granted.amounts, strict=True)
                     )
-            case Configure() | ForgetKey() | Collect() | Drain() | Revoke() | Recall() | EndResponse() | TargetsTold():
+            case Recall():
+                # Whoever waited for an answer that came just before it goes on first: what was lent a moment ago is recalled too.
+                asyncio.get_running_loop().call_soon(self._told, message)
+            case Configure() | ForgetKey() | Collect() | Drain() | Revoke() | EndResponse() | TargetsTold():
                 self._told(message)
             case _:
                 logger.error("the steward sent what only workers send: %s", type(message).__name__)
