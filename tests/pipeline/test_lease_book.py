@@ -1,6 +1,7 @@
 """The book of a worker: local when it can be, one question when it must be, never more than it was lent."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 
 import pytest
@@ -657,3 +658,180 @@ async def test_an_office_that_is_away_when_asked_early(world: World) -> None:
     line.gone = False
     await held(book, account, 50)
     assert pool.balance >= AHEAD * 50
+
+
+async def test_an_office_that_is_away_is_not_asked_early_by_every_call(world: World) -> None:
+    """Once, and then not before somebody was answered: what is asked for early is never worth a storm."""
+    book, line = world.worker()
+    asked: list[tuple[Draw, ...]] = []
+
+    async def away(draws: tuple[Draw, ...]) -> Granted:
+        asked.append(draws)
+        raise Unavailable("Limits cannot be checked at the moment.", code="steward_unavailable")
+
+    account = book.open(meters()[3:])
+    (pool,) = account.pools
+    pool.balance, pool.rate, pool.remaining, pool.enough = 1000, 8000, PLENTY, 1000
+    acquire, line.acquire = line.acquire, away  # type: ignore[method-assign]
+    for _ in range(10):
+        assert book.take(account, (50,)) is not None
+        await settle_loop()
+    assert len(asked) == 1
+    line.acquire = acquire  # type: ignore[method-assign]
+    await held(book, account, 900)
+    assert pool.remaining > 8000
+
+
+async def test_a_refusal_to_an_early_question_is_believed(world: World) -> None:
+    """Others have taken what there was: nobody asks early again while the meter has that little."""
+    book, line = world.worker()
+    cap = 100_000
+    other, _ = world.worker("w2")
+    account = book.open(meters(money=cap)[3:])
+    (pool,) = account.pools
+    await held(book, account, 1000)
+    theirs = await held(other, other.open(meters(money=cap)[3:]), cap - world.live()["money"])
+    assert theirs.amounts[0] > 50_000
+    pool.rate, pool.remaining, pool.enough = 8000, PLENTY, 10**6
+    before = line.asked
+    for _ in range(10):
+        assert book.take(account, (50,)) is not None
+        await settle_loop()
+    assert (line.asked - before, pool.remaining) == (1, 0)
+
+
+@pytest.mark.parametrize(("index", "need"), [(0, 10), (1, 10), (3, 10)])
+async def test_an_early_grant_is_nobodys_refusal(world: World, index: int, need: int) -> None:
+    """A call needs nearly all that is left, and a part of that is on its way here already: it is held, not refused."""
+    book, line = world.worker()
+    cap = 10_000
+    account = book.open(meters(requests=cap, tokens=cap, money=cap)[index : index + 1])
+    (pool,) = account.pools
+    for second in range(3):
+        for _ in range(100):
+            await held(book, account, need)
+            world.clock.advance(0.002)
+        await settle_loop()
+        if second < 2:
+            world.clock.advance(0.8)
+            book.tick()
+    line.prompt = False
+    calls = 300
+    while not pool.asked:
+        assert book.take(account, (need,)) is not None
+        calls += 1
+    await settle_loop()
+    large = asyncio.create_task(book.hold(account, (cap - calls * need - 50,)))
+    await settle_loop()
+    while await line.deliver():
+        await settle_loop()
+    assert not isinstance(await large, Refusal)
+
+
+# -- what is lent is used, or comes back ----------------------------------------------------------------------------
+
+
+async def test_steady_calls_below_a_limit_are_never_refused(world: World) -> None:
+    """For minutes at nine tenths of it: what is asked for early, or comes back, counts once."""
+    book, _ = world.worker()
+    account = book.open(meters(requests=6000)[:1])
+    for number in range(90 * 130):
+        await held(book, account, 1)
+        world.clock.advance(1 / 90)
+        if number % 6 == 5:
+            await settle_loop(2)
+        if number % 90 == 89:
+            book.tick()
+
+
+async def test_tokens_that_were_held_and_not_used_do_not_count(world: World) -> None:
+    """Calls that hold ten times what they use, each for a while: of the limit only that is gone, and what runs."""
+    book, _ = world.worker()
+    account = book.open(meters(tokens=60_000)[1:2])
+    running: deque[Holds] = deque()
+    for number in range(5 * 130):
+        running.append(await held(book, account, 1000))
+        world.clock.advance(0.2)
+        if len(running) > 15:
+            book.settle(running.popleft(), 100, 0)
+        if number % 5 == 4:
+            book.tick()
+            await settle_loop()
+    assert sum(live for name, live in world.live().items() if name == "tokens") < 52_000
+
+
+@pytest.mark.parametrize(("index", "need", "cap"), [(2, 1, 20), (3, 100, 2000)])
+async def test_a_recall_and_the_tick_after_it_give_back_nothing_twice(world: World, index: int, need: int, cap: int) -> None:
+    """What running calls hold stays lent: another worker cannot be lent it as well."""
+    book, _ = world.worker()
+    other, _ = world.worker("w2")
+    wanted = meters(slots=cap, money=cap)[index : index + 1]
+    account = book.open(wanted)
+    running = 0
+    for _ in range(2):
+        await held(book, account, need)
+        running += need
+    book.tick()
+    await held(book, account, need)
+    running += need
+    book.recall([wanted[0].id])
+    book.tick()
+    (pool,) = account.pools
+    assert (pool.balance, sum(world.live().values())) == (0, running)
+    theirs = other.open(wanted)
+    while not isinstance(await other.hold(theirs, (need,)), Refusal):
+        running += need
+    assert running == cap
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_a_meter_that_is_asked_for_while_nobody_uses_it(world: World, early: bool) -> None:
+    """Its account is closed, and opened anew, before the office answers: what comes is found again, and goes home."""
+    book, line = world.worker()
+    wanted = meters(money=100_000)[3:]
+    account = book.open(wanted)
+    (pool,) = account.pools
+    spent = 0
+    for _ in range(100):
+        book.settle(await held(book, account, 10), 0, 10)
+        spent += 10
+        world.clock.advance(0.005)
+    line.prompt = False
+    waiting: list[asyncio.Task[Holds | Refusal]] = []
+    if early:
+        while not pool.asked:
+            holds = book.take(account, (10,))
+            assert holds is not None
+            book.settle(holds, 0, 10)
+            spent += 10
+    else:
+        rest = book.take(account, (pool.balance,))
+        assert rest is not None
+        book.settle(rest, 0, rest.amounts[0])
+        spent += rest.amounts[0]
+        waiting.append(asyncio.create_task(book.hold(account, (10,))))
+    await settle_loop()
+    book.close(account)
+    for _ in range(3):
+        world.clock.advance(1)
+        book.tick()
+    again = book.open(wanted)
+    waiting.append(asyncio.create_task(book.hold(again, (10,))))
+    await settle_loop()
+    while await line.deliver():
+        await settle_loop()
+    for task in waiting:
+        answer = await task
+        assert not isinstance(answer, Refusal)
+        book.settle(answer, 0, 10)
+        spent += 10
+    line.prompt = True
+    await line.deliver_all()
+    book.close(again)
+    for _ in range(3):
+        world.clock.advance(1)
+        book.tick()
+        await line.deliver_all()
+    book.shut()
+    await line.deliver_all()
+    assert sum(world.live().values()) == spent

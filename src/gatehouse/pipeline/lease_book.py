@@ -157,9 +157,7 @@ class LeaseBook:
 
     def close(self, account: Account) -> None:
         """Nothing new will be held on it; calls in line and running are served to their end."""
-        for pool in account.pools:
-            pool.users -= 1
-            self._activate(pool)
+        self._let_go(account.pools)
 
     # -- a call ------------------------------------------------------------------------------------------------
 
@@ -340,6 +338,7 @@ class LeaseBook:
 
     def _retire(self, pool: Pool, amount: int) -> None:
         pool.balance -= amount
+        pool.low = min(pool.low, pool.balance)  # or the next tick would give back what is not here any more
         self._send_home(pool, amount, pool.stamp)
 
     def _send_home(self, pool: Pool, amount: int, stamp: int) -> None:
@@ -355,6 +354,17 @@ class LeaseBook:
     def _activate(self, pool: Pool) -> None:
         pool.active = True
         self._active[pool.meter.id] = pool
+
+    @staticmethod
+    def _keep(pools: Sequence[Pool]) -> None:
+        """The office is being asked for them: they are not to be forgotten meanwhile, or what it lends would lie where nobody looks."""
+        for pool in pools:
+            pool.users += 1
+
+    def _let_go(self, pools: Sequence[Pool]) -> None:
+        for pool in pools:
+            pool.users -= 1
+            self._activate(pool)
 
     def _rest(self, pool: Pool) -> None:
         """Out of every tick's way until something comes back or is drawn; forgotten when no account uses it."""
@@ -375,6 +385,7 @@ class LeaseBook:
         """Answer every call in line, one question at a time, then end."""
         late = 0
         problem: Unavailable | None = None
+        self._keep(account.pools)
         try:
             while account.waiting:
                 waiter = account.waiting[0]
@@ -394,6 +405,7 @@ class LeaseBook:
             problem = error
         finally:
             account.busy = False
+            self._let_go(account.pools)
             for waiter in account.waiting:
                 if not waiter.future.done():
                     waiter.future.set_exception(_unavailable(problem))
@@ -483,15 +495,19 @@ class LeaseBook:
 
     async def _replenish(self, pool: Pool, want: int) -> None:
         asked = self._monotonic()
+        self._keep((pool,))
         try:
             granted = await self._office.acquire((Draw(pool.meter, 1, want),))
         except Unavailable:
-            return  # whoever needs it is told
+            pool.remaining = 0  # whoever needs it is told; until somebody was answered, nobody asks early again
+            return
         finally:
             pool.asked = False
+            self._let_go((pool,))
+        (pool.remaining,) = granted.remaining
         if granted.refused is not None:
             return
-        (amount,), (pool.remaining,) = granted.amounts, granted.remaining
+        (amount,) = granted.amounts
         until = asked + granted.lifetime if pool.window else FOREVER
         if self._over or until <= self._monotonic() or until < pool.expires:
             self._send_home(pool, amount, granted.stamp)  # nobody could use it, or what came meanwhile is good for longer
@@ -515,11 +531,12 @@ class LeaseBook:
             account.pools[at].remaining = left
         left = granted.remaining[granted.refused] + pool.balance
         fits: list[_Waiter] = []
-        for place in range(cohort):
+        for _ in range(cohort):
             waiter = account.waiting.popleft()
             if waiter.future.done():
                 continue
-            if place == 0 or waiter.needs[index] > left:
+            # What was asked for early may have come meanwhile, and then the first in line fits too: it asks again.
+            if waiter.needs[index] > left:
                 waiter.future.set_result(Refusal(pool.meter, waiter.needs[index], left, granted.retry_after))
             else:
                 fits.append(waiter)
