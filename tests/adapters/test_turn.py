@@ -116,6 +116,21 @@ async def test_what_comes_last_may_lead_to_more(turn: LoopTurn, log: list[str]) 
     assert log[5:] == ["alone"]
 
 
+async def test_what_is_for_the_next_turn(turn: LoopTurn, log: list[str]) -> None:
+    """It is done after what this turn sends and before what the next one does, whoever asks for it, in a turn or outside; and once."""
+    turn.before(noting(log, "first", lambda: turn.later(noting(log, "next", lambda: turn.send(sending(log), b"b")))))
+    turn.send(sending(log), b"a")
+    await asyncio.sleep(0)
+    assert log == ["first", "sent a"]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert log == ["first", "sent a", "next", "sent b"]
+    turn.later(noting(log, "asked from outside"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert log[4:] == ["asked from outside"]
+
+
 async def test_a_fault_of_one_is_nobody_elses(turn: LoopTurn, log: list[str], caplog: pytest.LogCaptureFixture) -> None:
     """It is logged, and the others are done and sent; so is what comes in later turns."""
     with caplog.at_level(logging.ERROR):

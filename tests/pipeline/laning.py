@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 
+from gatehouse.core.arrivals import Arrivals
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.events import Answer, Choice, ChoiceDelta, Chunk, Event, Events
 from gatehouse.core.single import Single
@@ -40,7 +41,11 @@ class HandTurn:
     def __init__(self) -> None:
         self.first: list[Callable[[], object]] = []
         self.after: list[Callable[[], object]] = []
+        self.next: list[Callable[[], object]] = []
         self.sends: list[tuple[Callable[[bytes], object], bytes]] = []
+        arrivals = Arrivals(self)
+        self.asked = arrivals.asked
+        self.answered = arrivals.answered
 
     def before(self, work: Callable[[], object]) -> None:
         """See `core.ports.Turn`."""
@@ -50,6 +55,10 @@ class HandTurn:
         """See `core.ports.Turn`."""
         self.after.append(work)
 
+    def later(self, work: Callable[[], object]) -> None:
+        """See `core.ports.Turn`."""
+        self.next.append(work)
+
     def send(self, write: Callable[[bytes], object], data: bytes) -> None:
         """See `core.ports.Turn`."""
         self.sends.append((write, data))
@@ -58,6 +67,7 @@ class HandTurn:
         """See `core.ports.Turn`. A fault is the test's to see."""
         while self.first or self.after:
             (self.first or self.after).pop(0)()
+        self.first, self.next = self.next, []
         while self.sends:
             write, data = self.sends.pop(0)
             write(data)

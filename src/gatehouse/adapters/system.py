@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from gatehouse.core.arrivals import Arrivals
+
 logger = logging.getLogger("gatehouse.system")
 
 
@@ -41,15 +43,21 @@ class SystemRng:
 class LoopTurn:
     """Implements `Turn` on the running event loop."""
 
-    __slots__ = ("_call_soon", "_due", "_first", "_last", "_sends")
+    __slots__ = ("_call_soon", "_due", "_first", "_last", "_next", "_sends", "answered", "asked")
 
     def __init__(self) -> None:
         self._call_soon = asyncio.get_running_loop().call_soon
         self._first: list[Callable[[], object]] = []
         self._last: list[Callable[[], object]] = []
+        self._next: list[Callable[[], object]] = []
         self._sends: list[tuple[Callable[[bytes], object], bytes]] = []
         self._due = False
         """Somebody will come to what is asked for now."""
+        arrivals = Arrivals(self)
+        self.asked = arrivals.asked
+        """See `Turn`."""
+        self.answered = arrivals.answered
+        """See `Turn`."""
 
     def before(self, work: Callable[[], object]) -> None:
         """See `Turn`."""
@@ -62,6 +70,12 @@ class LoopTurn:
         if not self._due:
             self._wake()
         self._last.append(work)
+
+    def later(self, work: Callable[[], object]) -> None:
+        """See `Turn`."""
+        if not self._due:
+            self._wake()
+        self._next.append(work)
 
     def send(self, write: Callable[[bytes], object], data: bytes) -> None:
         """See `Turn`."""
@@ -85,8 +99,10 @@ class LoopTurn:
                 except Exception:
                     logger.exception("what is to be done before sending failed")
         finally:
+            first += self._next
+            self._next.clear()
             if first or last:
-                self._wake()  # this step of the loop is over for a reason that is none of ours
+                self._wake()  # for the next turn, or this step of the loop is over for a reason that is none of ours
             else:
                 self._due = False
         sends, self._sends = self._sends, []

@@ -208,6 +208,13 @@ class LeaseOffice(Protocol):
         """A charge passed its hold by `amount`: counted even beyond the cap."""
 
 
+class Receiver(Protocol):
+    """Who has received something."""
+
+    def take_in(self) -> None:
+        """Look at it, if that has not been done yet."""
+
+
 class Turn(Protocol):
     """One turn of the event loop, from its first callback until everything that was ready has run.
 
@@ -218,8 +225,18 @@ class Turn(Protocol):
     def before(self, work: Callable[[], object]) -> None:
         """Run `work` at the end of this turn, before anything is sent."""
 
+    def later(self, work: Callable[[], object]) -> None:
+        """Run `work` at the end of the next turn, which follows at once."""
+
+    def asked(self, receiver: Receiver) -> None:
+        """A caller's connection has received something: call its `take_in` at the end of this turn or, when that belongs to what
+        targets have answered, of the next."""
+
+    def answered(self, receiver: Receiver) -> None:
+        """The same of a target's connection."""
+
     def last(self, work: Callable[[], object]) -> None:
-        """The same, when everything that `before` was asked for is done: `work` comes once for all that it led to."""
+        """As `before`, when everything that `before` was asked for is done: `work` comes once for all that it led to."""
 
     def send(self, write: Callable[[bytes], object], data: bytes) -> None:
         """Call `write(data)` at the end of this turn, in the order of asking."""

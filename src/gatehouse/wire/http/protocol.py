@@ -137,14 +137,14 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, whatever they are."""
-        arrivals = self._shared.arrivals
-        if arrivals is None:
+        turn = self._shared.turn
+        if turn is None:
             self._received(data)
         elif self._pending:
             self._pending += data
         else:
             self._pending = data
-            arrivals.add(self)
+            turn.asked(self)
 
     def take_in(self) -> None:
         """Look at what came, when everything that was ready in this turn is read."""

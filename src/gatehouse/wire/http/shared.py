@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from gatehouse.core.arrivals import Arrivals
 from gatehouse.core.errors import GatehouseError
 from gatehouse.core.outcome import Outcome
 from gatehouse.core.ports import Turn
@@ -35,14 +34,12 @@ class Application(Protocol):
 class Shared:
     """What the connections of one server have in common. `now` and `date` are set by the server's one timer."""
 
-    __slots__ = ("application", "arrivals", "connections", "date", "draining", "freed", "heads", "limits", "now", "refused", "turn")
+    __slots__ = ("application", "connections", "date", "draining", "freed", "heads", "limits", "now", "refused", "turn")
 
     def __init__(self, application: Application, limits: HttpLimits, now: float, date: bytes, turn: Turn | None = None) -> None:
         self.application = application
         self.turn = turn
         """The turns of the loop whose whole answers leave together; None: each leaves by itself."""
-        self.arrivals = None if turn is None else Arrivals(turn)
-        """The connections that have received something in this turn."""
         self.limits = limits
         self.heads = HeadReader(limits)
         self.now = now

@@ -15,7 +15,6 @@ from gatehouse.adapters.providers._http.origin import BaseUrl, Credentials, chec
 from gatehouse.adapters.providers._http.pool import Pool, PoolOptions
 from gatehouse.adapters.providers._http.reply import Reply
 from gatehouse.adapters.providers._http.tunnel import ProxyServer
-from gatehouse.core.arrivals import Arrivals
 from gatehouse.core.ports import Attempt, Turn
 from gatehouse.core.secrets import Secret
 
@@ -65,7 +64,6 @@ class HttpClient:
             plaintext=options.plaintext,
         )
         self.pool = Pool(dialler, options.pool, label=options.label)
-        self._arrivals: Arrivals | None = None
         for name, value in options.headers.items():
             check_header(name, value.reveal())
 
@@ -139,12 +137,9 @@ class HttpClient:
         connection = self.pool.at_hand()
         if connection is None:
             return None
-        arrivals = self._arrivals
-        if arrivals is None or arrivals.turn is not turn:
-            arrivals = self._arrivals = Arrivals(turn)
         options = self._options
         reply = Reply(False, options.max_answer, options.stream_type, told)
-        connection.begin(reply, Request(whole, b"", first_byte, attempt.deadlines, attempt), arrivals)
+        connection.begin(reply, Request(whole, b"", first_byte, attempt.deadlines, attempt), turn)
         return reply
 
     async def close(self) -> None:

@@ -15,9 +15,8 @@ import httptools
 import msgspec
 
 from gatehouse.adapters.providers._http.reply import HIGH_WATER, Failure, Reply
-from gatehouse.core.arrivals import Arrivals
 from gatehouse.core.plans import Deadlines
-from gatehouse.core.ports import Attempt
+from gatehouse.core.ports import Attempt, Turn
 
 MAX_OVERHEAD: Final = HIGH_WATER + 65_536
 """Bytes of head, trailer and framing of one answer; a read may bring that much of the body along with the head."""
@@ -85,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._framed = False
         self._ended = False
         self._keep = False
-        self._arrivals: Arrivals | None = None
+        self._turn: Turn | None = None
         """Where it says that something came, while a whole answer is awaited that nobody waits for in a task."""
         self._pending = b""
         self._leaving = False
@@ -106,8 +105,8 @@ class Connection(asyncio.Protocol):
 
     # --- a request -------------------------------------------------------------------------------------------------
 
-    def begin(self, reply: Reply, request: Request, arrivals: Arrivals | None = None) -> None:
-        """Write `request`, now or at the end of the turn of `arrivals`, and let its answer fill `reply`. The connection must be usable."""
+    def begin(self, reply: Reply, request: Request, turn: Turn | None = None) -> None:
+        """Write `request`, now or at the end of `turn`, and let its answer fill `reply`. The connection must be usable."""
         transport = self._transport
         assert transport is not None
         self._reply = reply
@@ -129,10 +128,10 @@ class Connection(asyncio.Protocol):
         when = deadline if deadline < idle else idle
         if self._timer_at > when:
             self._arm(when)
-        self._arrivals = arrivals
-        if arrivals is not None:
+        self._turn = turn
+        if turn is not None:
             self._leaving = True
-            arrivals.turn.send(self._send, head + body)
+            turn.send(self._send, head + body)
         elif len(body) < _JOIN_BELOW:
             transport.write(head + body)
         else:
@@ -189,16 +188,16 @@ class Connection(asyncio.Protocol):
         self._acked_before = self._acked()
 
     def data_received(self, data: bytes) -> None:
-        if self._arrivals is None or self._reply is None:
+        if self._turn is None or self._reply is None:
             self._read(data)  # what nobody asked for must be seen before anybody asks
         elif self._pending:
             self._pending += data
         else:
             self._pending = data
-            self._arrivals.add(self)
+            self._turn.answered(self)
 
     def take_in(self) -> None:
-        """Look at what came in this turn. See `core.arrivals.Receiver`."""
+        """Look at what came in this turn. See `core.ports.Receiver`."""
         data = self._pending
         if data:
             self._pending = b""
