@@ -104,7 +104,7 @@ async def test_a_completed_call() -> None:
         "settle a completed",
     ]
     assert x.entered == 3
-    assert len(x.marks) == 6
+    assert len(x.marks) == 3
 
 
 @pytest.mark.parametrize("depth", range(3))

@@ -48,7 +48,7 @@ async def test_a_completed_call_has_no_task(log: list[str], turn: bool) -> None:
     target.come(x, whole())
     it.end_turn()
     assert it.of(x) == [*DOWN, "taken", *SETTLED, "ended"]
-    assert (x.outcome, x.error, x.entered, len(x.marks)) == (Outcome.COMPLETED, None, 3, 6)
+    assert (x.outcome, x.error, x.entered, len(x.marks)) == (Outcome.COMPLETED, None, 3, 3)
     assert (asker.answers, asker.told, asker.tasks) == ([WHOLE], [None], [])
     assert it.nothing_left()
 
@@ -99,7 +99,7 @@ async def test_a_stage_that_must_wait(log: list[str], turn: bool, depth: int) ->
     assert await asker.carried() is None
     later = [f"admit later {names[depth]}", *(f"admit {name}" for name in names[depth + 1 :]), "admit later target"]
     assert it.of(x)[depth + 1 :] == [*later, *SETTLED]
-    assert (x.outcome, asker.told, len(x.marks), x.entered) == (Outcome.COMPLETED, [], 6, 3)
+    assert (x.outcome, asker.told, len(x.marks), x.entered) == (Outcome.COMPLETED, [], 3, 3)
     assert it.nothing_left()
 
 

@@ -99,18 +99,16 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=False):
     attribution: Attribution | None = None
     """As in Opened. Never part of the audit event: the log keeps for ever what may be personal here."""
     marks: tuple[float, ...] = ()
-    """Instead of `stages`, as the process that carried the call noted them: seconds of its own clock at which the call began, and
-    each stage of `STAGES` that it entered began and ended. A stage that never ended lasted until the call did."""
+    """Instead of `stages`, as the process that carried the call noted them: seconds of its own clock at which the call began, and at
+    which each stage of `STAGES` that it entered ended. A stage that never ended lasted until the call did."""
 
     def times(self) -> tuple[StageTime, ...]:
         """When each stage began and how long it took."""
         if not self.marks:
             return self.stages
-        start, *marks = self.marks
-        if len(marks) % 2:
-            marks.append(start + self.duration_us / 1e6)
-        begun, ended = [int((mark - start) * 1e6) for mark in marks[::2]], [int((mark - start) * 1e6) for mark in marks[1::2]]
-        return tuple(map(StageTime, STAGES, begun, map(sub, ended, begun)))
+        start = self.marks[0]
+        marks = [int((mark - start) * 1e6) for mark in self.marks]
+        return tuple(map(StageTime, STAGES, marks, map(sub, marks[1:], marks)))
 
 
 Record = Opened | Closed

@@ -312,7 +312,7 @@ class Bookkeeper:
             x.commitment,
             True,
             x.attribution,
-            (x.clock_start, *x.marks),
+            (x.clock_start, *x.marks) if len(x.marks) == x.entered else (x.clock_start, *x.marks, ended),
         )
 
     def _catch_up(self) -> None:

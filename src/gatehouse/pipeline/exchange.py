@@ -76,7 +76,8 @@ class Exchange(msgspec.Struct, eq=False):
     first_event: float = -1.0
     """Seconds from the start to the first event, or -1."""
     marks: list[float] = []
-    """Monotonic seconds at which each entered stage's admit began and ended, in order, for all calls of its turn."""
+    """Monotonic seconds at which each stage's admit ended, in order, for all calls of its turn. The first began with the call, each
+    other when the one before it ended; one that is entered and has no mark has not ended."""
     entered: int = 0
     # who and what
     principal: Principal | None = None

@@ -182,7 +182,6 @@ class Runner:
         self.running.update(going)
         marks: list[float] = []
         for depth, (at_once, clear) in enumerate(self._at_once, 1):
-            marks.append(at)
             staying: set[Exchange] = set()
             for x in going if clear is None else _left_of(clear, going):
                 try:
@@ -196,9 +195,7 @@ class Runner:
                 staying.add(x)
             if staying:
                 going = [x for x in going if x not in staying]
-            at = monotonic()
-            marks.append(at)
-        marks.append(at)
+            marks.append(monotonic())
         self._go_over(going, marks)
 
     def _go_over(self, calls: list[Exchange], marks: list[float]) -> None:
@@ -439,15 +436,12 @@ class Runner:
         mark = x.marks.append
         monotonic = self._monotonic
         depth = x.entered
-        at = monotonic()
         for at_once, stage in self._steps[depth:] if depth else self._steps:
             depth += 1
             x.entered = depth
-            mark(at)
             if at_once is None or not at_once(x):
                 return stage
-            at = monotonic()
-            mark(at)
+            mark(monotonic())
         raise Internal("No stage answered the call.")
 
     def _fault(self, x: Exchange, fault: BaseException, *, streaming: bool) -> Internal:

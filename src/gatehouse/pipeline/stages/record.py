@@ -5,7 +5,7 @@ counts under "".
 """
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Final
 
@@ -77,8 +77,8 @@ class Record:
         self._calls += len(calls)
         while self._calls >= self._sample:
             self._calls -= self._sample
-            marks = calls[-1 - self._calls].marks
-            for labels, began, ended in zip(self._stages, marks[::2], marks[1::2], strict=False):
+            x = calls[-1 - self._calls]
+            for labels, (began, ended) in zip(self._stages, pairwise((x.clock_start, *x.marks)), strict=False):
                 self._tally.observe("gatehouse_stage_duration_seconds", labels, ended - began)
 
     def _sheet(self, x: Exchange) -> "_Sheet":
