@@ -56,7 +56,7 @@ class JournalWriter:
         self._flusher = ThreadPoolExecutor(1, "journal-flush")
         self._unsafe = False
         """A flush failed: nobody can say any more what of the file is on disk."""
-        self._posted: list[tuple[Record, Refused]] = []
+        self._posted: list[tuple[Sequence[Record], Refused]] = []
         """What leaves at the end of this turn, and who is told when it cannot."""
         self.turn: Turn | None = None
         """The turns of the loop whose records leave together; None: each leaves by itself."""
@@ -88,40 +88,45 @@ class JournalWriter:
 
     def append(self, record: Record) -> None:
         """See `Journal`."""
-        self._write(b"".join(self._framed(record)))
+        self._write(b"".join(self._framed((record,))))
 
     def post_all(self, records: Sequence[Record], refused: Refused) -> None:
         """See `Journal`."""
-        turn, each = self.turn, [(record, refused) for record in records]
-        if not each:
+        turn = self.turn
+        if not records:
             return  # to write nothing works on a full disk too
         if turn is None:
-            self._write_apart(each)
+            self._write_apart([(records, refused)])
             return
         if not self._posted:
             turn.last(self._write_posted)
-        self._posted += each
+        self._posted.append((records, refused))
 
-    def _framed(self, record: Record) -> tuple[bytes, bytes]:
-        payload = self._encode(record)
-        length = len(payload)
-        if length > MAX_PAYLOAD:
-            raise Internal("A record is too large to keep.", detail=f"{length} bytes")
-        return PREFIX.pack(length, crc32(payload, length)), payload
+    def _framed(self, records: Sequence[Record]) -> list[bytes]:
+        encode, prefix = self._encode, PREFIX.pack
+        pieces: list[bytes] = []
+        for record in records:
+            payload = encode(record)
+            length = len(payload)
+            if length > MAX_PAYLOAD:
+                raise Internal("A record is too large to keep.", detail=f"{length} bytes")
+            pieces.append(prefix(length, crc32(payload, length)))
+            pieces.append(payload)
+        return pieces
 
     def _write_posted(self) -> None:
         posted, self._posted = self._posted, []
         pieces: list[bytes] = []
         try:
-            for record, _ in posted:
-                pieces += self._framed(record)
+            for records, _ in posted:
+                pieces += self._framed(records)
             self._write(b"".join(pieces))
         except Exception:
             self._write_apart(posted)
 
-    def _write_apart(self, posted: list[tuple[Record, Refused]]) -> None:
+    def _write_apart(self, posted: list[tuple[Sequence[Record], Refused]]) -> None:
         """One by one, so that as many as possible are kept and each of the others is told."""
-        for record, refused in posted:
+        for record, refused in [(record, refused) for records, refused in posted for record in records]:
             try:
                 self.append(record)
             except Exception as problem:
