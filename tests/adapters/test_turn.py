@@ -192,6 +192,20 @@ async def test_a_cancellation_in_the_middle_wedges_nothing(turn: LoopTurn, log: 
     assert log[3:] == ["next"]
 
 
+async def test_what_is_to_be_sent_leaves_after_a_cancellation(turn: LoopTurn, log: list[str]) -> None:
+    """Also when nothing else is left for which anybody would come."""
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: log.append(type(context["exception"]).__name__))
+
+    def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    turn.before(noting(log, "a", cancelled))
+    turn.send(sending(log), b"1")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert log == ["a", "CancelledError", "sent 1"]
+
+
 # --- the journal's part ------------------------------------------------------------------------------------------------
 
 

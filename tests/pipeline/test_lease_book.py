@@ -784,9 +784,10 @@ async def test_a_recall_and_the_tick_after_it_give_back_nothing_twice(world: Wor
     assert running == cap
 
 
+@pytest.mark.parametrize("begun", [True, False])
 @pytest.mark.parametrize("early", [True, False])
-async def test_a_meter_that_is_asked_for_while_nobody_uses_it(world: World, early: bool) -> None:
-    """Its account is closed, and opened anew, before the office answers: what comes is found again, and goes home."""
+async def test_a_meter_that_is_asked_for_while_nobody_uses_it(world: World, early: bool, begun: bool) -> None:
+    """Its account is closed, and opened anew, before the office answers, or is even asked: what comes is found again, and goes home."""
     book, line = world.worker()
     wanted = meters(money=100_000)[3:]
     account = book.open(wanted)
@@ -810,7 +811,9 @@ async def test_a_meter_that_is_asked_for_while_nobody_uses_it(world: World, earl
         book.settle(rest, 0, rest.amounts[0])
         spent += rest.amounts[0]
         waiting.append(asyncio.create_task(book.hold(account, (10,))))
-    await settle_loop()
+        await asyncio.sleep(0)
+    if begun:
+        await settle_loop()
     book.close(account)
     for _ in range(3):
         world.clock.advance(1)

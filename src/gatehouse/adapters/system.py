@@ -90,7 +90,7 @@ class LoopTurn:
     def end(self) -> None:
         """See `Turn`. What is done here may itself end the turn: then what was still to be done is done there, before anything is sent."""
         first, last = self._first, self._last
-        self._due = True
+        self._due = broken = True
         try:
             while first or last:
                 work = (first or last).pop(0)
@@ -98,10 +98,11 @@ class LoopTurn:
                     work()
                 except Exception:
                     logger.exception("what is to be done before sending failed")
+            broken = False
         finally:
             first += self._next
             self._next.clear()
-            if first or last:
+            if first or last or broken:
                 self._wake()  # for the next turn, or this step of the loop is over for a reason that is none of ours
             else:
                 self._due = False

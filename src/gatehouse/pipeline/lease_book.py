@@ -205,6 +205,7 @@ class LeaseBook:
         account.waiting.append(waiter)
         if not account.busy:
             account.busy = True
+            self._keep(account.pools)
             self._spawn(self._serve(account), name="leases")
         try:
             return await waiter.future
@@ -357,7 +358,7 @@ class LeaseBook:
 
     @staticmethod
     def _keep(pools: Sequence[Pool]) -> None:
-        """The office is being asked for them: they are not to be forgotten meanwhile, or what it lends would lie where nobody looks."""
+        """The office is about to be asked for them: forgotten meanwhile, what it lends would lie where nobody looks."""
         for pool in pools:
             pool.users += 1
 
@@ -382,10 +383,9 @@ class LeaseBook:
     # -- inside: the line --------------------------------------------------------------------------------------
 
     async def _serve(self, account: Account) -> None:
-        """Answer every call in line, one question at a time, then end."""
+        """Answer every call in line, one question at a time, then end. Its pools are kept until then."""
         late = 0
         problem: Unavailable | None = None
-        self._keep(account.pools)
         try:
             while account.waiting:
                 waiter = account.waiting[0]
@@ -491,11 +491,12 @@ class LeaseBook:
         if pool.tight or want <= AHEAD * need or pool.remaining < PLENTY * want:
             return
         pool.asked = True
+        self._keep((pool,))
         self._spawn(self._replenish(pool, want), name="leases")
 
     async def _replenish(self, pool: Pool, want: int) -> None:
+        """Have the pool, which is kept until then, lent `want` more."""
         asked = self._monotonic()
-        self._keep((pool,))
         try:
             granted = await self._office.acquire((Draw(pool.meter, 1, want),))
         except Unavailable:
