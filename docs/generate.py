@@ -222,7 +222,7 @@ def http_page() -> str:
         "| POST | `/v1/messages` | Anthropic messages, streamed and not |",
         *(f"| {each.method} | `{each.path}` | {each.summary} |" for each in data_endpoints()),
         "| GET | `/livez` | whether this process runs |",
-        "| GET | `/readyz` | whether this process can serve; degraded parts in the body |",
+        "| GET | `/readyz` | whether this process can serve, and whether it can write its journal |",
         "",
         "A key goes in `Authorization: Bearer` or `x-api-key`; two different keys at once are a 400. Answers carry",
         "`x-gatehouse-request-id`, `x-gatehouse-target`, `x-gatehouse-cost-usd` (not streamed), `x-gatehouse-cache` (hit, miss, bypass)",

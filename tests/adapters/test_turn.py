@@ -317,7 +317,7 @@ async def test_nothing_that_is_posted_is_not_written(journal: JournalWriter, fil
             journal.append(opened(1))
         journal.post_all([], Refusals())
         await asyncio.sleep(0)
-        assert "cannot be written" in await journal.ping()
+        assert "cannot be written" in journal.problem
     assert len(writes) == 1
 
 
@@ -384,7 +384,7 @@ async def test_a_disk_that_refuses_some(journal: JournalWriter, file: Path) -> N
     journal.post_all([opened(6)], refused)
     await asyncio.sleep(0)
     assert read(file)[3:] == [opened(6)]
-    assert await journal.ping() == ""
+    assert journal.problem == ""
 
 
 async def test_a_torn_write_of_several_is_taken_back(journal: JournalWriter, file: Path) -> None:
@@ -396,7 +396,7 @@ async def test_a_torn_write_of_several_is_taken_back(journal: JournalWriter, fil
         await asyncio.sleep(0)
     assert refused.records == [opened(number, 300) for number in range(8)]
     assert read(file) == []
-    assert "journal" in await journal.ping()
+    assert "journal" in journal.problem
     journal.append(opened(9))
     assert read(file) == [opened(9)]
 

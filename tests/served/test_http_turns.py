@@ -245,10 +245,13 @@ async def test_a_full_disk_refuses_calls_and_asks_nobody(tmp_path: Path) -> None
         replies = await asyncio.gather(*(server.chat(key=key) for _ in range(3)))
         assert [(reply.status, reply.json()["error"]["code"]) for reply in replies] == [(503, "journal_unavailable")] * 3
         assert upstream.requests == asked
+        said = (await server.ask("GET", "/readyz", key=None)).json()
+        assert said == {"ready": True, "degraded": {"journal": "the journal cannot be written: File too large"}}
         assert os.path.exists(f"/proc/{worker}")
         resource.prlimit(worker, resource.RLIMIT_FSIZE, before)
         assert (await server.chat(key=key)).status == 200
         assert upstream.requests == asked + 1
+        assert (await server.ask("GET", "/readyz", key=None)).json() == {"ready": True, "degraded": {}}
         rows = [row for row in await server.usage("key") if row["output_tokens"]]
         assert [(row["output_tokens"], row["cost_usd"]) for row in rows] == [(15, "0.000024")]
         assert await server.metric("gatehouse_running") == await server.metric("gatehouse_target_running") == 0

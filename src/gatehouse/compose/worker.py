@@ -155,7 +155,9 @@ class WorkerPlane:
         self._path.tally.count("gatehouse_errands_total", (path, str(status)))
 
     def _ready(self) -> tuple[bool, dict[str, str]]:
-        return bool(self._path.table.models), {}
+        # Ready all the same: whether the disk takes records again is found out by the next call.
+        problem = self._journal.problem
+        return bool(self._path.table.models), {"journal": problem} if problem else {}
 
 
 class _OnceRules:

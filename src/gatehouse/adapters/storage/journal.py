@@ -168,7 +168,8 @@ class JournalWriter:
             self._flush(loop)
         await waiter
 
-    async def ping(self) -> str:
+    @property
+    def problem(self) -> str:
         """ "" when well, else what the disk said last."""
         return self._problem
 
