@@ -233,25 +233,32 @@ async def test_the_commitment_is_made_once(desk: Desk) -> None:
     assert first.commitment == desk.closed().commitment == Commitments(KEY).of(CALL)
 
 
-async def test_a_full_disk_at_the_end_of_a_call_keeps_its_record_waiting(desk: Desk) -> None:
-    """Settling never raises; the record is counted, and goes before the next one once there is room; until then nothing opens."""
-    x, y = await desk.admitted("x"), await desk.admitted("y")
+async def test_a_full_disk_at_the_end_of_a_call_keeps_its_record_waiting(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """Settling never raises; the record is counted, and goes before the next one once there is room; until then nothing opens. The log
+    says when that begins and when it is over, and not for each call."""
+    x, y, z = [await desk.admitted(name) for name in "xyz"]
     desk.books.opened(x, LAB)
     desk.journal.broken = True
-    x.outcome = Outcome.COMPLETED
+    x.outcome, z.outcome = Outcome.COMPLETED, Outcome.REFUSED
     desk.stage.settle(x)
-    assert (desk.books.waiting, desk.tally.counts[ERRORS]) == (1, 1)
+    desk.stage.settle(z)
+    assert (desk.books.waiting, desk.tally.counts[ERRORS]) == (2, 2)
     with pytest.raises(Unavailable):
         desk.books.opened(y, LAB)
-    assert (desk.books.waiting, y.attempts) == (1, 0)
+    assert (desk.books.waiting, y.attempts) == (2, 0)
     desk.journal.broken = False
     desk.books.opened(y, LAB)
     assert [(record.request_id, type(record).__name__) for record in desk.journal.records] == [
         ("x", "Opened"),
         ("x", "Closed"),
+        ("z", "Closed"),
         ("y", "Opened"),
     ]
     assert desk.books.waiting == 0
+    assert [(line.levelname, line.message.partition(":")[0]) for line in caplog.records] == [
+        ("ERROR", "call x"),
+        ("WARNING", "calls can be recorded again"),
+    ]
 
 
 async def test_what_waits_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

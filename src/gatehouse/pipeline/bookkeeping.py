@@ -326,14 +326,17 @@ class Bookkeeper:
             except Exception as problem:
                 self._not_kept(record, problem)
             self._waiting.popleft()
+        logger.warning("calls can be recorded again: no end waits any more")
 
     def _wait(self, record: Record, problem: Exception) -> None:
         self._tally.count("gatehouse_journal_errors_total")
         if not isinstance(problem, Unavailable) or len(self._waiting) >= MOST_WAITING:
             self._not_kept(record, problem)
             return
+        if not self._waiting:
+            # Once, until none waits any more: a log that has a line for each call is what fills a full disk.
+            logger.error("call %s: its end, and those of later calls, cannot be recorded yet: %s", record.request_id, problem)
         self._waiting.append(record)
-        logger.error("call %s: its end cannot be recorded yet: %s", record.request_id, problem)
 
     @staticmethod
     def _not_kept(record: Record, problem: Exception) -> None:
