@@ -43,11 +43,9 @@ class Authorise:
     def clear(self, calls: Sequence[Exchange]) -> Sequence[Exchange]:
         """A key that is not bound to models, or that names this one letter for letter, needs no look at what the name stands for."""
         others = []
-        calling: Principal | None = None
         for x in calls:
             principal, call = x.principal, x.call
-            if principal is not None and call is not None and (principal is calling or principal.may(_CALL_MODELS)):
-                calling = principal
+            if principal is not None and call is not None and principal.may(_CALL_MODELS):
                 models = principal.models
                 if models is None or call.model in models:
                     continue

@@ -88,16 +88,14 @@ class Identify:
         """Those whose connection said the same before are who they were then."""
         at_hand, checker, now = self._at_hand, self._checker, self._now
         others = []
-        good: KeyRecord | None = None
         for x in calls:
             seen: _Seen | None = x.head.seen.get(_SEEN)
             if (
                 seen is not None
                 and seen.checker is checker
                 and (x.started_at or now()) < seen.until
-                and (seen.record is good or at_hand(seen.key_id) is seen.record)
+                and at_hand(seen.key_id) is seen.record
             ):
-                good = seen.record  # for all calls with this key: nothing happens to it while they are looked at
                 x.principal = seen.principal
             else:
                 others.append(x)
