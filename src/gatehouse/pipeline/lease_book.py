@@ -90,6 +90,11 @@ class Pool:
         """What is handed out in a second."""
         return max(self.taken, self.rate)
 
+    def lower(self, amount: int) -> None:
+        """So much is not here any more; nor can the next tick give it back, which goes by `low`."""
+        self.balance -= amount
+        self.low = min(self.low, self.balance)
+
 
 class Account:
     """The meters of one caller, drawn from together, and the calls in line for them."""
@@ -151,8 +156,8 @@ class LeaseBook:
             if pool is None:
                 pool = self._pools[meter.id] = Pool(meter)
             pool.meter = meter
-            pool.users += 1
             pools.append(pool)
+        self._keep(pools)
         return Account(tuple(pools))
 
     def close(self, account: Account) -> None:
@@ -332,14 +337,12 @@ class LeaseBook:
             self._office.report_over(pool.meter.id, amount)
             return
         covered = min(pool.balance, amount)
-        pool.balance -= covered
-        pool.low = min(pool.low, pool.balance)
+        pool.lower(covered)
         if amount > covered:
             self._office.report_over(pool.meter.id, amount - covered)
 
     def _retire(self, pool: Pool, amount: int) -> None:
-        pool.balance -= amount
-        pool.low = min(pool.low, pool.balance)  # or the next tick would give back what is not here any more
+        pool.lower(amount)
         self._send_home(pool, amount, pool.stamp)
 
     def _send_home(self, pool: Pool, amount: int, stamp: int) -> None:
@@ -358,7 +361,7 @@ class LeaseBook:
 
     @staticmethod
     def _keep(pools: Sequence[Pool]) -> None:
-        """The office is about to be asked for them: forgotten meanwhile, what it lends would lie where nobody looks."""
+        """They are used, or about to be asked for: what is lent to a pool that is forgotten would lie where nobody looks."""
         for pool in pools:
             pool.users += 1
 
@@ -454,8 +457,7 @@ class LeaseBook:
                 if pool.balance:
                     self._retire(pool, pool.balance)
                 have = 0
-            pool.balance -= have
-            pool.low = min(pool.low, pool.balance)
+            pool.lower(have)
             parts.append(_Part(pool, have, pool.stamp, pool.expires))
             if have < need:
                 short = need - have
