@@ -57,6 +57,10 @@ def fail() -> None:
     raise ZeroDivisionError
 
 
+def cancelled() -> None:
+    raise asyncio.CancelledError
+
+
 # --- the turn ----------------------------------------------------------------------------------------------------------
 
 
@@ -176,9 +180,6 @@ async def test_a_turn_ended_by_what_it_does(turn: LoopTurn, log: list[str]) -> N
 async def test_a_cancellation_in_the_middle_wedges_nothing(turn: LoopTurn, log: list[str]) -> None:
     """What no handler of faults catches ends this step of the loop; the rest of the turn comes in the next."""
 
-    def cancelled() -> None:
-        raise asyncio.CancelledError
-
     turn.before(noting(log, "a", cancelled))
     turn.before(noting(log, "b"))
     turn.send(sending(log), b"1")
@@ -195,9 +196,6 @@ async def test_a_cancellation_in_the_middle_wedges_nothing(turn: LoopTurn, log: 
 async def test_what_is_to_be_sent_leaves_after_a_cancellation(turn: LoopTurn, log: list[str]) -> None:
     """Also when nothing else is left for which anybody would come."""
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: log.append(type(context["exception"]).__name__))
-
-    def cancelled() -> None:
-        raise asyncio.CancelledError
 
     turn.before(noting(log, "a", cancelled))
     turn.send(sending(log), b"1")

@@ -11,8 +11,6 @@ from typing import Final
 
 from gatehouse.core.ports import Receiver, Turn
 
-__all__ = ["MANY", "Arrivals"]
-
 logger = logging.getLogger("gatehouse.arrivals")
 
 MANY: Final = 4

@@ -370,7 +370,7 @@ class Dispatch:
     async def _pass(self, x: Exchange, run: Run, target: Target) -> Deadlines:
         """Through the target's turnstile; the deadlines that are left then. Raises UpstreamFailed when it turns the call away."""
         deadlines = target.deadlines
-        began = x.marks[x.entered - 2] if 2 <= x.entered <= len(x.marks) + 1 else x.clock_start
+        began = x.marks[-1] if x.marks else x.clock_start  # when the stage before let the call pass
         run.ticket = ticket = self._turnstile.enter(x, target, run.seconds - (self._clock.monotonic() - began))
         waited = await ticket.turn() if ticket is not None else 0.0
         return msgspec.structs.replace(deadlines, first_byte=deadlines.first_byte - waited) if waited else deadlines
